@@ -16,6 +16,7 @@ from durable_streams_tw.http.limits import SEND_TIMEOUT
 from durable_streams_tw.http.messages import Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live.limits import READ_PIECE
+from durable_streams_tw.storage.api import StoreStats
 from durable_streams_tw.storage.durable.store import DurableStore
 from tests.http.server_fixture import ROOT, Client, ServerFixture
 from tests.http.test_http1_server import Http1ServerFixture
@@ -43,7 +44,7 @@ class StoreTests(SynchronousTestCase):
         fixture.turn()
         self.assertEqual(len(fixture.streams._transfers.running), 1)
         levels = self.successResultOf(store.stats())
-        assert levels is not None
+        assert isinstance(levels, StoreStats)
         self.assertEqual(levels.readers, 0)
         producer.resumeProducing()
         for _ in range(20):

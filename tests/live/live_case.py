@@ -35,8 +35,8 @@ from durable_streams_tw.storage.api import (
     Outcome,
     Query,
     RecordListener,
+    Stats,
     StoreObserver,
-    StoreStats,
 )
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.sse_parser import parse
@@ -166,7 +166,7 @@ class DelayedStore:
         """Set the observer of the memory store."""
         self.memory.set_observer(observer)
 
-    def stats(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[Stats | None]:
         """Return None."""
         return self.memory.stats()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -115,6 +116,12 @@ class NodeCase(SynchronousTestCase):
             self.assertLess(time.monotonic(), deadline, self.one.log + self.two.log)
             time.sleep(0.05)
 
+    def metrics(self, node: Node) -> dict[str, float]:
+        """Return the metrics of a node that have no labels, without the namespace."""
+        text = ask(node.port, "GET", "/-/metrics").body.decode()
+        found = re.findall(r"^durable_streams_(\w+) (\S+)$", text, re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
     def probe(self, node: Node, name: str) -> int:
         return ask(node.port, "GET", f"/-/{name}").status
 
@@ -140,6 +147,23 @@ class SharingTests(NodeCase):
             self.assertEqual(follower.next_data(), str(number))
         # The look once a second alone would take ten seconds on average.
         self.assertLess(time.monotonic() - start, 8)
+
+    def test_metrics_count_hints_and_the_state_of_the_database(self) -> None:
+        self.create("s")
+        follower = self.follow(self.two, "s")
+
+        def hinted() -> bool:
+            # A node that has just found itself alone sends no hints.
+            self.append(self.one, "s", b"x")
+            self.assertEqual(follower.next_data(), "x")
+            return self.metrics(self.two)["hints_total"] > 0
+
+        self.until(hinted)
+        metrics = self.metrics(self.two)
+        for name in ("database_reconnects_total", "deferred_commands_total"):
+            self.assertEqual(metrics[name], 0)
+        for name in ("database_dead_rows", "database_snapshot_seconds"):
+            self.assertGreaterEqual(metrics[name], 0)
 
     def test_producer_is_exactly_once_over_nodes(self) -> None:
         self.create("s")
@@ -204,6 +228,7 @@ class LostHintTests(NodeCase):
             start = time.monotonic()
             self.assertEqual(follower.next_data(), str(number))
             self.assertLess(time.monotonic() - start, 5)
+        self.assertGreaterEqual(self.metrics(self.two)["late_changes_total"], 3)
         self.deaf.thaw()
 
 

@@ -174,11 +174,11 @@ class DurableCountingTests(DurableStoreCase, _Counting, SynchronousTestCase):
         """Stats have the sizes of LMDB, file and disk, and the lag of readers."""
         self.result(self.store.submit(commands.create("a", b"1" * 3_000)))
         before = self.result(self.store.stats())
-        assert before is not None
+        assert isinstance(before, StoreStats)
         self.assertGreater(before.wal_bytes, 3_000)
         self.store._engine.checkpoint()
         before = self.result(self.store.stats())
-        assert before is not None
+        assert isinstance(before, StoreStats)
         self.assertEqual(before.wal_bytes, 0)
         self.assertGreater(before.lmdb_used, 3_000)
         self.assertGreaterEqual(before.file_size, before.lmdb_used)

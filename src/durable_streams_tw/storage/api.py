@@ -161,6 +161,32 @@ class StoreStats(Struct, frozen=True, array_like=True, tag=True):
     reader_lag: int
 
 
+class NodeStats(Struct, frozen=True, array_like=True, tag=True):
+    """Counters of a node that shares a database, and the state of the database.
+
+    ``queued`` commands with ``queued_bytes`` of bodies wait for the committer. ``deferred``
+    commands waited for rows of other nodes; ``restarts`` batches began again with more rows locked,
+    ``repeats`` because another transaction was in the way. The node connected ``reconnects`` times
+    after its first connections. ``hints`` of other nodes arrived; ``late`` changes were found
+    without one. The table of streams has ``dead_rows``; the oldest snapshot of any client of the
+    database is ``snapshot_age`` seconds old. Both are None while the database is away.
+    """
+
+    queued: int
+    queued_bytes: int
+    deferred: int
+    restarts: int
+    repeats: int
+    reconnects: int
+    hints: int
+    late: int
+    dead_rows: int | None
+    snapshot_age: float | None
+
+
+Stats = StoreStats | NodeStats
+
+
 class StoreObserver(Protocol):
     """Receiver of a store's measurements. The store calls it on the reactor's thread."""
 
@@ -298,8 +324,11 @@ class IStreamStore(Interface):
     def set_observer(observer: StoreObserver) -> None:
         """Report measurements to ``observer`` from now on."""
 
-    def stats() -> Deferred[StoreStats | None]:
-        """Return the fill level, None if the store has no disk or cannot read it."""
+    def stats() -> Deferred[Stats | None]:
+        """Return the fill level, or the counters of a node.
+
+        None if the store has no disk, or cannot read it.
+        """
 
     def check_writable() -> Deferred[str | None]:
         """Return a sentence that says why the store cannot write, None if it can.

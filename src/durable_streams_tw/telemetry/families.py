@@ -80,25 +80,52 @@ READER_LAG: Final = Family(
     "gauge",
     "Commits since the oldest snapshot; pages freed since then cannot be reused.",
 )
+DEFERRED: Final = Family(
+    "deferred_commands", "counter", "Writes that waited for rows that another node had locked."
+)
+RESTARTS: Final = Family(
+    "restarted_batches", "counter", "Batches that began again, by reason.", ("reason",)
+)
+RECONNECTS: Final = Family(
+    "database_reconnects", "counter", "Connections that replaced a broken one."
+)
+HINTS: Final = Family("hints", "counter", "Notifications of other nodes about changed streams.")
+LATE: Final = Family(
+    "late_changes", "counter", "Changes at other nodes that were found without a notification."
+)
+DEAD_ROWS: Final = Family(
+    "database_dead_rows", "gauge", "Rows of the table of streams that vacuum has to remove."
+)
+SNAPSHOT_AGE: Final = Family(
+    "database_snapshot_seconds", "gauge", "Age of the oldest snapshot in the database."
+)
 BUILD: Final = Family("build_info", "gauge", "Always 1; the label is the version.", ("version",))
 
-#: Metrics of a durable store only.
-ON_DISK: Final = (
+#: Metrics of stores that commit batches: in a directory or in a database.
+BATCHES: Final = (
     *(BATCH_SIZE, BATCH_SECONDS, COMMIT_SECONDS, QUEUE_SECONDS, READ_WAIT_SECONDS),
     *(COMMITS, FAILED_BATCHES, QUEUED, QUEUED_BYTES),
-    *(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
 )
+
+#: Metrics of a durable store only.
+ON_DISK: Final = (*(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),)
+
+#: Metrics of a node on a PostgreSQL database only.
+DATABASE: Final = (DEFERRED, RESTARTS, RECONNECTS, HINTS, LATE, DEAD_ROWS, SNAPSHOT_AGE)
 
 #: Gauges of something that all workers of a server share.
 SHARED: Final = (
     *(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
+    *DATABASE,
     BUILD,
 )
 
 FAMILIES: Final[tuple[Family, ...]] = (
     *(COMMANDS, BODY_BYTES, REFUSALS, WEBHOOK_CALLS),
     *(CONNECTIONS, SUBSCRIBERS, LAGGING, DROPPED, FOLLOWED, BUILD),
+    *BATCHES,
     *ON_DISK,
+    *DATABASE,
 )
 
 #: Label values that start at 0, so that rates include the first event.

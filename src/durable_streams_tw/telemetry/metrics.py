@@ -19,7 +19,7 @@ from durable_streams_tw import __version__
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.operators.server_stats import ServerStats
-from durable_streams_tw.storage.api import StoreStats
+from durable_streams_tw.storage.api import NodeStats, Stats
 from durable_streams_tw.storage.metrics import Histogram
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.deferred_response import respond_later
@@ -36,18 +36,18 @@ class Exposition:
     def __init__(self, observed: ServerStats) -> None:
         self._observed = observed
         self._registry = CollectorRegistry()
-        self._levels: StoreStats | None = None
+        self._levels: Stats | None = None
         ProcessCollector(namespace=families.NAMESPACE, registry=self._registry)
         collector: Any = self
         self._registry.register(collector)
 
-    def text(self, accept: str, levels: StoreStats | None) -> tuple[bytes, str]:
+    def text(self, accept: str, levels: Stats | None) -> tuple[bytes, str]:
         """Return the exposition in the format that the client prefers, and its content type."""
         self._levels = levels
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def samples(self, levels: StoreStats | None) -> Samples:
+    def samples(self, levels: Stats | None) -> Samples:
         """Return the metrics as plain values."""
         self._levels = levels
         return collect_samples(self._registry.collect())
@@ -93,6 +93,9 @@ class Exposition:
             return
         yield _single(families.QUEUED, levels.queued)
         yield _single(families.QUEUED_BYTES, levels.queued_bytes)
+        if isinstance(levels, NodeStats):
+            yield from _of_node(levels)
+            return
         yield _single(families.WAL_BYTES, levels.wal_bytes)
         yield _single(families.LMDB_USED, levels.lmdb_used)
         yield _single(families.LMDB_FREE, max(0, levels.lmdb_map_size - levels.lmdb_used))
@@ -116,9 +119,9 @@ class Metrics(resources.OperatorResource):
         response: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
         return respond_later(request, response)
 
-    def _levels(self) -> Deferred[StoreStats | None]:
+    def _levels(self) -> Deferred[Stats | None]:
         observed = self._observed
-        levels: Deferred[StoreStats | None] = Deferred()
+        levels: Deferred[Stats | None] = Deferred()
         # The statistics may arrive after the timeout has fired the Deferred.
         observed.levels().addCallbacks(
             lambda found: None if levels.called else levels.callback(found),
@@ -126,7 +129,7 @@ class Metrics(resources.OperatorResource):
         )
         return levels.addTimeout(LEVELS_TIMEOUT, observed.reactor, _without)
 
-    def _exposed(self, levels: StoreStats | None, accept: str) -> Response | Deferred[Response]:
+    def _exposed(self, levels: Stats | None, accept: str) -> Response | Deferred[Response]:
         if self._exposition is None:
             made: Deferred[Exposition] = self._observed.in_thread(Exposition, self._observed)
             return made.addCallback(self._keep).addCallback(
@@ -158,12 +161,23 @@ class TotalMetrics(resources.OperatorResource):
         return respond_later(request, response)
 
 
-def _page(exposition: Exposition, accept: str, levels: StoreStats | None) -> Response:
+def _page(exposition: Exposition, accept: str, levels: Stats | None) -> Response:
     return _text_page(*exposition.text(accept, levels))
 
 
 def _text_page(text: bytes, content_type: str) -> Response:
     return resources.page(200, content_type.encode("ascii"), text)
+
+
+def _of_node(levels: NodeStats) -> Iterator[Any]:
+    yield _single(families.DEFERRED, levels.deferred)
+    yield _labelled(families.RESTARTS, {"locks": levels.restarts, "conflict": levels.repeats})
+    yield _single(families.RECONNECTS, levels.reconnects)
+    yield _single(families.HINTS, levels.hints)
+    yield _single(families.LATE, levels.late)
+    if levels.dead_rows is not None and levels.snapshot_age is not None:
+        yield _single(families.DEAD_ROWS, levels.dead_rows)
+        yield _single(families.SNAPSHOT_AGE, levels.snapshot_age)
 
 
 def _without(_: object, timeout: float) -> None:

@@ -12,6 +12,7 @@ import psycopg
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.commands import commands
@@ -29,9 +30,11 @@ from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings
+from durable_streams_tw.storage.postgres.store import PostgresStore
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.postgres.cluster import shared_cluster
 from tests.storage.command_builders import JSON, append, create, delete, fork
+from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.fsck_assertions import assert_sound_directory
 from tests.storage.suites.subscription_suite import subscribe
@@ -213,9 +216,11 @@ class MoveTests(DurableStoreCase, SynchronousTestCase):
             self.assertIn("stop them", str(self.assertRaises(StoreUnusable, self.there)))
 
     def test_part_of_a_store_is_refused(self) -> None:
-        """Neither another store nor a move back joins an interrupted move."""
+        """Neither another store, a node nor a move back uses an interrupted move."""
         self.assertRaises(KeyboardInterrupt, self.there, Interruption(1))
         self.assertIn("complete that move", str(self.assertRaises(StoreUnusable, self.back)))
+        node = PostgresStore(self.settings, Clock(), *[InlineExecutor() for _ in range(3)])
+        self.assertIn("only a part", str(self.assertRaises(StoreUnusable, node.open)))
         other = os.path.join(os.path.dirname(self.directory), "other")
         shutil.move(self.directory, other)
         os.mkdir(self.directory)

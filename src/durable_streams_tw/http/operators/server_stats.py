@@ -11,7 +11,7 @@ from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
-from durable_streams_tw.storage.api import IStreamStore, StoreStats
+from durable_streams_tw.storage.api import IStreamStore, Stats
 from durable_streams_tw.storage.metrics import StoreMetrics
 
 
@@ -45,7 +45,7 @@ class ServerStats:
         self._registry = registry
         self._connections = connections
 
-    def levels(self) -> Deferred[StoreStats | None]:
+    def levels(self) -> Deferred[Stats | None]:
         """Return the statistics of the store's disk, None if it has none."""
         return self._store.stats()
 

@@ -40,7 +40,7 @@ from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.service.workers.shared_sockets import InheritedPorts
 from durable_streams_tw.service.workers.usage import UsageReporter
 from durable_streams_tw.service.workers.worker_process import PAIR
-from durable_streams_tw.storage.api import StoreStats
+from durable_streams_tw.storage.api import Stats
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.remote.store import RemoteStore
 from durable_streams_tw.telemetry.metric_samples import Samples, total_samples
@@ -157,7 +157,7 @@ class OwnerRole:
 
     def samples(self) -> Deferred[Samples]:
         """Return the metrics of the store."""
-        levels: Deferred[StoreStats | None] = self._stats.levels()
+        levels: Deferred[Stats | None] = self._stats.levels()
         return levels.addCallback(self._exposition.samples)
 
 
@@ -233,7 +233,7 @@ class FrontRole:
 
     def samples(self) -> Deferred[Samples]:
         """Return the metrics of this process."""
-        levels: Deferred[StoreStats | None] = succeed(None)
+        levels: Deferred[Stats | None] = succeed(None)
         if self._store is None:
             levels = self._stats.levels()
         return levels.addCallback(self._exposition.samples)

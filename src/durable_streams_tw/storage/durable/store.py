@@ -27,6 +27,7 @@ from durable_streams_tw.storage.api import (
     Chunk,
     IStreamStore,
     Query,
+    Stats,
     StoreStats,
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
@@ -411,7 +412,7 @@ class DurableStore(QueuedStore):
 
     # -- operation ------------------------------------------------------------------------------
 
-    def stats(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[Stats | None]:
         """Return the fill level, None if the disk cannot be read."""
         if not self._open:
             return succeed(None)

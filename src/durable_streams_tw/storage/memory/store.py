@@ -259,7 +259,7 @@ class MemoryStore:
         """Report measurements to ``observer`` from now on."""
         self._observer = observer
 
-    def stats(self) -> Deferred[api.StoreStats | None]:
+    def stats(self) -> Deferred[api.Stats | None]:
         """Return None: there is no disk."""
         return succeed(None)
 

@@ -10,7 +10,7 @@ from durable_streams_tw import __version__
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings, advisory_class
 from durable_streams_tw.storage.postgres.locks import MIGRATION
-from durable_streams_tw.storage.postgres.schema import COMPATIBLE, FORMAT, MIGRATIONS
+from durable_streams_tw.storage.postgres.schema import COMPATIBLE, FORMAT, MIGRATIONS, MOVE_MARK
 
 _EXISTING: Final = """SELECT to_regclass('meta') IS NOT NULL, exists(
   SELECT FROM pg_class WHERE relnamespace = to_regnamespace(quote_ident(%s)))"""
@@ -63,6 +63,16 @@ def migrate(connection: psycopg.Connection[Any], settings: DatabaseSettings, now
             "ON CONFLICT (one) DO UPDATE SET format = EXCLUDED.format, "
             "compatible = EXCLUDED.compatible, version = EXCLUDED.version",
             (FORMAT, COMPATIBLE, __version__, now),
+        )
+
+
+def refuse_partial_store(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> None:
+    """Raise `StoreUnusable` if a store is being moved into the schema, and is not complete."""
+    query = "SELECT count(*) FROM secret WHERE name = %s"
+    if _row(connection, query, MOVE_MARK)[0]:
+        raise StoreUnusable(
+            f"the schema {settings.schema!r} has only a part of a store: run "
+            "`durable-streams-server move` again to complete it"
         )
 
 

@@ -34,8 +34,9 @@ from durable_streams_tw.storage.api import (
     Duties,
     IStreamStore,
     KeyringStorage,
+    NodeStats,
     Query,
-    StoreStats,
+    Stats,
     notify_listeners,
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
@@ -63,7 +64,7 @@ from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
 from durable_streams_tw.storage.postgres.frozen_sessions import end_frozen_sessions
 from durable_streams_tw.storage.postgres.keyring import KeyringTable
 from durable_streams_tw.storage.postgres.locks import changes_registry, paths_of
-from durable_streams_tw.storage.postgres.migrations import migrate
+from durable_streams_tw.storage.postgres.migrations import migrate, refuse_partial_store
 from durable_streams_tw.storage.postgres.notifications import (
     NotificationListener,
     channel_of,
@@ -96,6 +97,14 @@ _SHARED_READ: Final = 64 * KIB
 
 #: Time in ms after which a statement of a reader is cancelled.
 _READ_TIMEOUT: Final = 10_000
+
+
+_DATABASE_STATE: Final = b"""SELECT
+  (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables
+   WHERE schemaname = %s AND relname = 'stream'),
+  (SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::float8
+   FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND backend_type = 'client backend'
+   AND pid <> pg_backend_pid())"""
 
 
 class _Look(Struct):
@@ -178,6 +187,7 @@ class PostgresStore(QueuedStore):
         # Numbers of commands of the patient lane by path: later ones must not overtake them.
         self._patient_paths: dict[str, int] = {}
         self._patient_lock = Lock()
+        self._hints_heard = self._found_late = 0
         # Streams to look at after the look that is under way; None for all.
         self._looking = False
         self._look_next: set[int] | None = set()
@@ -204,6 +214,7 @@ class PostgresStore(QueuedStore):
             with connect(self._settings) as connection:
                 self.durability = check_durability(connection, self._settings)
                 migrate(connection, self._settings, self._now())
+                refuse_partial_store(connection, self._settings)
         except psycopg.Error as error:
             raise StoreUnusable(f"the database cannot be used: {str(error).strip()}") from None
         self._log.info(
@@ -341,7 +352,11 @@ class PostgresStore(QueuedStore):
 
     def _heard(self, ids: set[int] | None) -> None:
         """Look at the streams of a hint. Runs on the listener's thread."""
-        self._executor.call_from_thread(partial(self._look_at_followed, ids))
+        self._executor.call_from_thread(partial(self._look_at_hinted, ids))
+
+    def _look_at_hinted(self, ids: set[int] | None) -> None:
+        self._hints_heard += ids is not None
+        self._look_at_followed(ids)
 
     def _look_at_followed(self, ids: set[int] | None) -> None:
         """Announce changes that other nodes have made to followed streams, None for all."""
@@ -356,19 +371,22 @@ class PostgresStore(QueuedStore):
         looked: Deferred[dict[int, StreamState] | Refusal] = self._in_session(
             lambda connection: load_states(connection, list(chosen))
         )
-        looked.addCallback(partial(self._looked, chosen)).addErrback(
+        looked.addCallback(partial(self._looked, chosen, ids is None)).addErrback(
             lambda failure: self._log.failure("Looking at followed streams failed", failure)
         )
 
     def _looked(
         self,
         before: dict[int, StreamState | None],
+        all_followed: bool,
         found: dict[int, StreamState] | Refusal,
     ) -> None:
         self._looking = False
         again, self._look_next = self._look_next, set()
         if not isinstance(found, Refusal):
-            notify_listeners(self._listeners, self._followed.compare(before, found))
+            changes = self._followed.compare(before, found)
+            self._found_late += all_followed * len(changes)
+            notify_listeners(self._listeners, changes)
         self._look_at_followed(again)
 
     def pin(self, stream_id: int) -> None:
@@ -583,9 +601,30 @@ class PostgresStore(QueuedStore):
 
     # -- operation ------------------------------------------------------------------------------
 
-    def stats(self) -> Deferred[StoreStats | None]:
-        """Return None: the database has no disk of this server."""
-        return succeed(None)
+    def stats(self) -> Deferred[Stats | None]:
+        """Return the counters of this node and the state of the database."""
+        queued, size = self._queued, self._queued_bytes
+        hints, late = self._hints_heard, self._found_late
+        schema = self._settings.schema
+
+        def read(found: tuple[int, float] | Refusal) -> NodeStats:
+            counters = [lane.counters for lane in self._lanes]
+            dead, age = (None, None) if isinstance(found, Refusal) else found
+            return NodeStats(
+                queued,
+                size,
+                sum(each.deferred for each in counters),
+                sum(each.restarts for each in counters),
+                sum(each.repeats for each in counters),
+                sum(lane.session.reconnects for lane in self._lanes),
+                hints,
+                late,
+                dead,
+                age,
+            )
+
+        asked: Deferred[Any] = self._submit(partial(_database_state, schema))
+        return asked.addCallback(read)
 
     def check_writable(self) -> Deferred[str | None]:
         """Return why the store cannot write, None if it can.
@@ -603,6 +642,13 @@ class PostgresStore(QueuedStore):
             obstacles.append(_ask_lane(executor, lane))
         found: Deferred[list[str | None]] = gatherResults(obstacles)
         return found.addCallback(lambda all_found: next(filter(None, all_found), None))
+
+
+def _database_state(schema: str, connection: Connection) -> tuple[int, float]:
+    """Return the dead rows of the table of streams, and the age of the oldest snapshot in s."""
+    row = connection.execute(_DATABASE_STATE, (schema,)).fetchone()
+    assert row is not None, "the query returns one row"
+    return row[0], row[1]
 
 
 def _check_read(connection: Connection) -> None:

@@ -16,7 +16,13 @@ from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
 from durable_streams_tw.protocol.subscriptions.state import AlreadyClaimed, Subscription
-from durable_streams_tw.storage.api import Change, Chunk, Command, Outcome, StoreStats
+from durable_streams_tw.storage.api import (
+    Change,
+    Chunk,
+    Command,
+    Outcome,
+    Stats,
+)
 from durable_streams_tw.storage.commands.subscription_listing import (
     ListSubscriptions,
     SubscriptionPage,
@@ -166,7 +172,7 @@ class Reply(Struct, array_like=True, tag=True, gc=False):
     """Reply to `Execute`, `Read` and `GetStats`; also the refusal of any request."""
 
     number: int
-    result: Outcome | AlreadyClaimed | Chunk | StoreStats | None
+    result: Outcome | AlreadyClaimed | Chunk | Stats | None
 
 
 class StateReply(Struct, array_like=True, tag=True, gc=False):

@@ -33,8 +33,8 @@ from durable_streams_tw.storage.api import (
     Outcome,
     Query,
     RecordListener,
+    Stats,
     StoreObserver,
-    StoreStats,
     notify_listeners,
 )
 from durable_streams_tw.storage.remote import messages
@@ -377,7 +377,7 @@ class RemoteStore:
             lambda result: result if isinstance(result, Refusal) else decode(result)
         )
 
-    def stats(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[Stats | None]:
         """Return the fill level of the server's store, None if it is away."""
         return self._request(messages.GetStats(self._next()), lost=None)
 
