@@ -26,6 +26,7 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.postgres.committer import Committer
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect
+from durable_streams_tw.storage.postgres.deadline_guard import DeadlineGuard
 from durable_streams_tw.storage.postgres.migrations import migrate
 from durable_streams_tw.storage.postgres.notifications import channel_of, encode_hints
 from durable_streams_tw.storage.postgres.packing import PackingQueue
@@ -42,7 +43,7 @@ def now() -> int:
 
 def committer(settings: DatabaseSettings, name: str, notifying: bool) -> Committer:
     """Return the first lane of a node."""
-    session = NodeSession(settings, name, 0, now)
+    session = NodeSession(settings, name, 0, now, DeadlineGuard())
     return Committer(
         session,
         AccessTimes(),

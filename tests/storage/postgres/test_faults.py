@@ -176,6 +176,37 @@ class AwayTests(FaultCase):
         self.assertIsNone(self.result(self.store.check_writable()))
         self.assertEqual(self.content(), b"xz")
 
+    def cut_late_after(self, seconds: float) -> None:
+        """Let the timer that bounds waits fire while a command blocks this thread."""
+        timer = threading.Timer(seconds, self.store._guard.cut_late)
+        timer.start()
+        self.addCleanup(timer.join)
+
+    def test_frozen_database(self) -> None:
+        """Commands do not wait for a server that does not answer."""
+        self.created(put())
+        self.look()
+        self.proxy.freeze()
+        self.addCleanup(self.proxy.thaw)
+        self.cut_late_after(0.6)
+        self.assertRefused(Problem.STORAGE_UNAVAILABLE, self.submit(post(b"x")))
+        self.proxy.thaw()
+        self.appended(post(b"y"))
+        self.assertEqual(self.content(), b"y")
+
+    def test_commit_that_waits(self) -> None:
+        """A commit that waits longer than the patience is unknown, and its fate found later."""
+        self.created(put())
+        self.fail_inserts("chunk", "PERFORM pg_sleep(3);", "AFTER INSERT")
+        self.cut_late_after(0.6)
+        command = post(b"x", producer=("p", 0, 0))
+        self.assertRefused(Problem.OUTCOME_UNKNOWN, self.submit(command))
+        self.query("DROP FUNCTION fault CASCADE")
+        again = self.submit(command)
+        assert isinstance(again, Appended), again
+        self.assertTrue(again.duplicate)
+        self.assertEqual(self.content(), b"x")
+
     def test_unknown_outcome(self) -> None:
         """A commit without an answer is unknown; readers see later what became of it."""
         state = self.created(put())

@@ -48,7 +48,8 @@ class BackgroundTasks:
     """Timers and tasks of one store.
 
     ``executor`` and ``committer`` are those of the patient lane. ``look`` looks at the followed
-    ones of some streams, None for all. ``end_frozen`` ends sessions of frozen nodes. ``now``
+    ones of some streams, None for all. ``check_sessions`` ends those that are
+    late or frozen. ``now``
     returns ms since the Unix epoch. ``alone`` is true while no other node uses the database.
     """
 
@@ -63,7 +64,7 @@ class BackgroundTasks:
         followed: FollowedStreams,
         packing: PackingQueue,
         look: Callable[[set[int] | None], None],
-        end_frozen: Callable[[], object],
+        check_sessions: Callable[[], object],
         now: Callable[[], int],
     ) -> None:
         self.alone = False
@@ -74,7 +75,7 @@ class BackgroundTasks:
         self._followed = followed
         self._packing = packing
         self._look = look
-        self._end_frozen = end_frozen
+        self._check_sessions = check_sessions
         self._now = now
         self._timers: dict[str, IDelayedCall] = {}
         self._running = False
@@ -113,7 +114,7 @@ class BackgroundTasks:
     def _look_at_all(self) -> None:
         self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
         self._look(None)
-        self._end_frozen()
+        self._check_sessions()
 
     # -- sweep ----------------------------------------------------------------------------------
 

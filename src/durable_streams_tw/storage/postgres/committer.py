@@ -371,7 +371,8 @@ class Committer:
         while True:
             connection, _ = self.session.open(deadline)
             try:
-                return work(connection)
+                with self.session.limit():
+                    return work(connection)
             except _BUGS:
                 self.session.roll_back()
                 raise
@@ -402,11 +403,12 @@ class Committer:
                 return decided
             decided = None
             try:
-                locked = self._lock(connection, needs)
-                transaction = self._begin(connection, locked, needs, full)
-                result = decide(transaction, locked.held)
-                decided = result, transaction, 0.0
-                seconds = self._commit(connection, transaction, needs.exclusive)
+                with session.limit():
+                    locked = self._lock(connection, needs)
+                    transaction = self._begin(connection, locked, needs, full)
+                    result = decide(transaction, locked.held)
+                    decided = result, transaction, 0.0
+                    seconds = self._commit(connection, transaction, needs.exclusive)
             except locks.Unforeseen as unforeseen:
                 self._distrust_index(needs)
                 restarts += 1

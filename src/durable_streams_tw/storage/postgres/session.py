@@ -13,6 +13,7 @@ bytes appended from now on belong to other incarnations than lost ones at the sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic, sleep
 from typing import Any, Final
 
@@ -27,11 +28,15 @@ from durable_streams_tw.storage.postgres.connection import (
     advisory_class,
     connect,
 )
+from durable_streams_tw.storage.postgres.deadline_guard import DeadlineGuard
 from durable_streams_tw.storage.postgres.reader import Connection
 from durable_streams_tw.storage.postgres.schema import ID_BLOCK
 
 #: Time in ms for which a batch waits for a row.
 ROW_TIMEOUT: Final = 2_000
+
+#: Seconds for which claiming the row may take longer than waiting for its lock.
+_CLAIM_MARGIN: Final = 2.0
 
 #: Pauses between attempts to connect, in seconds.
 _PAUSE: Final = 0.1
@@ -72,6 +77,7 @@ class NodeSession:
         node: str,
         lane: int,
         now: Callable[[], int],
+        guard: DeadlineGuard,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.node = node
@@ -81,6 +87,7 @@ class NodeSession:
         self.reconnects = 0
         self._settings = settings
         self._now = now
+        self._guard = guard
         self._clock = clock
         self._connection: Connection | None = None
         self._away = False
@@ -119,9 +126,10 @@ class NodeSession:
         connection = connect(self._settings)
         try:
             arrays.register(connection)
-            connection.execute(f"SET lock_timeout = {ROW_TIMEOUT}".encode())
             connection.add_notice_handler(self._noticed)
-            committed = self._claim(connection, deadline)
+            with self._guard.limit(connection, max(deadline - self._clock(), 1) + _CLAIM_MARGIN):
+                connection.execute(f"SET lock_timeout = {ROW_TIMEOUT}".encode())
+                committed = self._claim(connection, deadline)
         except BaseException:
             connection.close()
             raise
@@ -219,6 +227,11 @@ class NodeSession:
         except psycopg.Error as error:
             self._log.error("Leaving the database failed: {reason}", reason=error)
         connection.close()
+
+    def limit(self) -> AbstractContextManager[None]:
+        """Bound the time of a batch, or of other work, by the patience of the settings."""
+        assert self._connection is not None, "the session is open"
+        return self._guard.limit(self._connection, self._settings.patience)
 
     # -- a batch --------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ from durable_streams_tw.storage.postgres.connection import (
     check_durability,
     connect,
 )
+from durable_streams_tw.storage.postgres.deadline_guard import DeadlineGuard
 from durable_streams_tw.storage.postgres.duties import SubscriptionDuties
 from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
 from durable_streams_tw.storage.postgres.frozen_sessions import end_frozen_sessions
@@ -169,6 +170,7 @@ class PostgresStore(QueuedStore):
         self._chunks = ChunkCache()
         self._followed = FollowedStreams()
         self._packing = PackingQueue()
+        self._guard = DeadlineGuard()
         self._lanes = [self._lane(number, max_producers) for number in range(2)]
         self._background = BackgroundTasks(
             clock,
@@ -178,7 +180,7 @@ class PostgresStore(QueuedStore):
             self._followed,
             self._packing,
             self._look_at_followed,
-            partial(self._in_session, end_frozen_sessions),
+            self._check_sessions,
             self._now,
         )
         self._listener: NotificationListener | None = None
@@ -196,7 +198,7 @@ class PostgresStore(QueuedStore):
 
     def _lane(self, number: int, max_producers: int) -> Committer:
         return Committer(
-            NodeSession(self._settings, self.node, number, self._now),
+            NodeSession(self._settings, self.node, number, self._now, self._guard),
             self._access,
             self._now,
             channel=channel_of(self._settings),
@@ -343,6 +345,13 @@ class PostgresStore(QueuedStore):
         self._report(batch, result)
         if result.doubt is not None:
             self._look_at_followed(None)
+
+    def _check_sessions(self) -> None:
+        """Cut connections that are late, and end sessions of frozen nodes."""
+        self._guard.cut_late()
+        self._in_session(end_frozen_sessions).addErrback(
+            lambda failure: self._log.failure("Looking for frozen nodes failed", failure)
+        )
 
     # -- other nodes ----------------------------------------------------------------------------
 
@@ -511,7 +520,8 @@ class PostgresStore(QueuedStore):
             try:
                 if connection is None or connection.closed:
                     connection = self._sessions.open = self._connect_reader()
-                return function(connection)
+                with self._guard.limit(connection, 1.5 * _READ_TIMEOUT / 1000):
+                    return function(connection)
             except CorruptRecord as corrupt:
                 self._log.error("{corrupt}", corrupt=corrupt)
                 return CORRUPT
