@@ -170,7 +170,7 @@ class BackgroundTasks:
         except DatabaseUnavailable:
             return None
         # Due streams that other nodes have locked are left to them.
-        more = more or (len(due) == SWEEP_STEP and bool(ended.seconds))
+        more = more or bool(self._packing) or (len(due) == SWEEP_STEP and bool(ended.seconds))
         return BatchResult([], ended.changes, {}, 0, more=more, notes=ended.notes)
 
     # -- access times ---------------------------------------------------------------------------

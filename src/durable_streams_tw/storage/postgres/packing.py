@@ -8,6 +8,7 @@ they see the rows of before or of after.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from threading import Lock
 from typing import Final
 
@@ -23,6 +24,9 @@ PACKED_ROWS: Final = 64
 #: Size of rows that are merged, and of the rows that result.
 _SMALL: Final = 8 * KIB
 _LARGE: Final = 64 * KIB
+
+#: Streams that one step of the sweep packs; commands of the patient lane run in between.
+_STREAMS: Final = 50
 
 #: Rows that one transaction reads.
 _STEP: Final = 1_000
@@ -57,11 +61,16 @@ class PackingQueue:
                     self._rows.pop(stream_id)
                     self._ready.setdefault(stream_id, first)
 
-    def take(self) -> dict[int, int]:
-        """Return the streams to pack, with their first position that is not packed."""
+    def take(self, most: int = _STREAMS) -> dict[int, int]:
+        """Return at most ``most`` streams to pack, with the first position that is not packed."""
         with self._lock:
-            ready, self._ready = self._ready, {}
+            ready = dict(islice(self._ready.items(), most))
+            self._ready = dict(islice(self._ready.items(), most, None))
             return ready
+
+    def __bool__(self) -> bool:
+        """Return whether streams are left to pack."""
+        return bool(self._ready)
 
 
 def pack(connection: Connection, stream_id: int, first: int) -> int | None:
