@@ -52,7 +52,7 @@ _Step = tuple[Any, ...]
 
 _paths = st.sampled_from(PATHS)
 _names = st.sampled_from(NAMES)
-_steps = st.one_of(
+STEPS = st.one_of(
     st.tuples(st.just("create"), _paths, st.booleans(), st.sampled_from((None, None, 2))),
     st.tuples(st.just("append"), _paths),
     st.tuples(st.just("append"), _paths),
@@ -165,7 +165,7 @@ class SubscriptionModelTests(SynchronousTestCase):
     """Random commands and failures."""
 
     @settings(max_examples=60)
-    @given(st.lists(_steps, max_size=40))
+    @given(st.lists(STEPS, max_size=40))
     def test_both_stores_agree(self, steps: list[_Step]) -> None:
         world = _World()
         memory = MemoryStore(lambda: world.now)
@@ -194,7 +194,7 @@ class SubscriptionModelTests(SynchronousTestCase):
 
     @settings(max_examples=60)
     @given(
-        st.lists(st.lists(_steps, min_size=1, max_size=4), max_size=15),
+        st.lists(st.lists(STEPS, min_size=1, max_size=4), max_size=15),
         st.lists(
             st.tuples(
                 st.sampled_from(("commit", "put", "delete", "get", "scan")),

@@ -185,7 +185,7 @@ class AwayTests(FaultCase):
     def test_frozen_database(self) -> None:
         """Commands do not wait for a server that does not answer."""
         self.created(put())
-        self.look()
+        self.state_of()
         self.proxy.freeze()
         self.addCleanup(self.proxy.thaw)
         self.cut_late_after(0.6)

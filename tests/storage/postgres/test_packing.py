@@ -76,7 +76,7 @@ class PackedStreamTests(PostgresStoreCase, SynchronousTestCase):
         self.created(put(content_type=JSON))
         for number in range(3 * PACKED_ROWS):
             self.appended(post(b'[%d, "%d"]' % (number, number), content_type=JSON))
-        state = self.look()
+        state = self.state_of()
         before = self.rows()
         self.store._chunks.clear()
         self.node.sweep()
