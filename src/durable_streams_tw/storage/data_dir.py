@@ -79,7 +79,7 @@ def exclude_readers(directory: str) -> Iterator[None]:
     share one. Raises `StoreUnusable` if a process is reading the store.
     """
     with _directory_lock(
-        directory, fcntl.LOCK_EX, "is being read by a backup or a check: try again later"
+        directory, fcntl.LOCK_EX, "is being read by a backup, a check or a worker: try again"
     ):
         yield
 

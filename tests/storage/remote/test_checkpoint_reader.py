@@ -15,6 +15,8 @@ from zope.interface import provider
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.data_dir import exclude_readers
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.remote.checkpoint_reader import CheckpointReader
 from durable_streams_tw.storage.remote.server import StoreServer
@@ -44,7 +46,7 @@ class CheckpointReaderTests(DurableStoreCase, SynchronousTestCase):
     def reader(self, directory: str) -> CheckpointReader:
         """Return a reader of a directory."""
         reader = CheckpointReader(directory, at_once)
-        reader.refresh()
+        reader.open()
         self.addCleanup(reader.close)
         return reader
 
@@ -84,31 +86,20 @@ class CheckpointReaderTests(DurableStoreCase, SynchronousTestCase):
         self.assertIsNone(reader.read_range(1, 0, 1))
         self.assertIn("Long responses are read by the owner of the store", logged[-1])
 
-    def test_replaced_file(self) -> None:
-        """A file that has been replaced is opened again, but not during a read."""
+    def test_hold(self) -> None:
+        """The file is not replaced while it is open; a reader opens it after that."""
         state = self.created(put(raw=b"one"))
         copy = self.copied(self.store)
-        threads: list[Deferred[None]] = []
-
-        def in_thread(call: Any, *arguments: Any) -> Deferred[Any]:
-            threads.append(Deferred())
-            return threads[-1].addCallback(lambda _: call(*arguments))
-
-        reader = CheckpointReader(copy, in_thread)
-        reader.refresh()
-        self.addCleanup(reader.close)
-        self.appended(post(b"two"))
-        self.copied(self.store)
-        reading = reader.read_range(state.id, 0, 6)
-        reader.refresh()
-        threads.pop().callback(None)
-        assert reading is not None
-        self.assertIsNone(self.successResultOf(reading))
-        reader.refresh()
-        reading = reader.read_range(state.id, 0, 6)
-        threads.pop().callback(None)
-        assert reading is not None
-        self.assertEqual(self.successResultOf(reading), b"onetwo")
+        with exclude_readers(copy):
+            reader = self.reader(copy)
+            self.assertIsNone(reader.read_range(state.id, 0, 3))
+        reader.open()
+        self.assertEqual(self.range(reader, state.id, 0, 3), b"one")
+        with self.assertRaises(StoreUnusable), exclude_readers(copy):
+            self.fail("the directory is locked")
+        reader.close()
+        with exclude_readers(copy):
+            self.assertIsNone(reader.read_range(state.id, 0, 3))
 
     def test_of_a_remote_store(self) -> None:
         """A remote store reads what the checkpoint has, and asks the server for the rest."""

@@ -7,27 +7,28 @@ spares the owner the reading and both processes the copying through a socket.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import lmdb
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from durable_streams_tw.storage.data_dir import shared_hold
 from durable_streams_tw.storage.durable.reader import ViewReader, load_state
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import LMDBSnapshot, open_environment
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
-from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import READ_THREADS
 
 _log = Logger()
 
 
 class CheckpointReader:
-    """Reader of the LMDB file in a data directory that another process has open.
+    """Reader of the LMDB file in a data directory that another process owns.
 
+    While the file is open, `shared_hold` keeps `compact` and `restore` from replacing it.
     ``in_thread(function, *arguments)`` calls a function on a worker thread. All methods are called
     on the reactor's thread.
     """
@@ -36,51 +37,42 @@ class CheckpointReader:
         self._directory = directory
         self._in_thread = in_thread
         self._environment: lmdb.Environment | None = None
-        self._file: tuple[int, int] | None = None
-        self._reads = 0
+        self._holds = ExitStack()
 
-    def refresh(self) -> None:
-        """Open the file, or the one that has replaced it, unless reads are in progress."""
-        if self._reads:
+    def open(self) -> None:
+        """Open the file if it is not open. Log a failure, which another call may mend."""
+        if self._environment is not None:
             return
         try:
-            file = os.stat(os.path.join(self._directory, DATA_FILE))
-            if self._environment is not None and self._file == (file.st_dev, file.st_ino):
-                return
-            # LMDB does not allow two environments of one file in a process.
-            self.close()
-            self._environment = open_environment(
-                self._directory,
-                self._directory,
-                readonly=True,
-                create=False,
-                max_spare_txns=READ_THREADS,
-            )
-        except (OSError, StoreUnusable) as error:
+            with ExitStack() as holds:
+                holds.enter_context(shared_hold(self._directory))
+                environment = open_environment(
+                    self._directory,
+                    self._directory,
+                    readonly=True,
+                    create=False,
+                    max_spare_txns=READ_THREADS,
+                )
+                holds.callback(environment.close)
+                self._holds = holds.pop_all()
+        except StoreUnusable as error:
             _log.warn("Long responses are read by the owner of the store: {error}", error=error)
         else:
-            self._file = file.st_dev, file.st_ino
+            self._environment = environment
 
     def read_range(self, stream_id: int, start: int, stop: int) -> Deferred[bytes | None] | None:
         """Return the stored bytes ``[start, stop)`` of a stream.
 
-        The result is None if the owner has to be asked.
+        None, now or as the result, means that the owner has to be asked.
         """
         if self._environment is None:
             return None
-        self._reads += 1
-        read = self._in_thread(_read_range, self._environment, stream_id, start, stop)
-        return read.addBoth(self._read_done)
+        return self._in_thread(_read_range, self._environment, stream_id, start, stop)
 
     def close(self) -> None:
         """Close the file. No thread may be reading it."""
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
-
-    def _read_done(self, result: Any) -> Any:
-        self._reads -= 1
-        return result
+        self._environment = None
+        self._holds.close()
 
 
 def _read_range(

@@ -223,7 +223,7 @@ class RemoteStore:
                 from durable_streams_tw.storage.remote.checkpoint_reader import CheckpointReader
 
                 self._checkpoint = CheckpointReader(welcome.directory, self._in_thread)
-            self._checkpoint.refresh()
+            self._checkpoint.open()
         self._failures = 0
         self._logged = ""
         self._holds = True
