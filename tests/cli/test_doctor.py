@@ -41,6 +41,12 @@ class VerdictTests(SynchronousTestCase):
             ]
         )
 
+    def test_workers(self) -> None:
+        look = doctor_checks.workers
+        self.assertEqual(look(1, 8).grade, "good")
+        self.assertEqual(look(7, 8).grade, "good")
+        self.assertEqual(look(8, 8).grade, "warning")
+
     def test_address_space(self) -> None:
         look = doctor_checks.address_space
         self.assertGrades(

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.value_parsers import cores
 from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.data_dir import owner
 from durable_streams_tw.storage.engine.limits import MAP_SIZE
@@ -57,6 +58,7 @@ def run_checks(configuration: Configuration) -> Iterator[CheckResult]:
     settings = configuration.settings
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield open_files(files, settings.max_connections)
+    yield workers(configuration["workers"], cores())
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     yield protocols(_missing_packages())
     yield from timeouts(settings)
@@ -103,6 +105,17 @@ def open_files(limit: int, connections: int) -> CheckResult:
     )
     sentence = f"limit is {limit:,}, {bound}: raise ulimit -n (LimitNOFILE=) or lower it"
     return CheckResult("open files", "bad" if limit < _FEW_FILES else "warning", sentence)
+
+
+def workers(count: int, available: int) -> CheckResult:
+    """Check the number of processes that serve HTTP against the number of cores."""
+    if count == 1:
+        sentence = f"one process; {available} cores are available"
+        return CheckResult("workers", "good", sentence)
+    if count >= available:
+        sentence = f"{count} for {available} cores: the owner of the store needs a core too"
+        return CheckResult("workers", "warning", sentence)
+    return CheckResult("workers", "good", f"{count} for {available} cores")
 
 
 def address_space(limit: int) -> CheckResult:

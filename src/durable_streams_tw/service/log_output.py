@@ -42,24 +42,24 @@ def twistd_log(
     name = path or "twistd.log"
     if configuration["log-format"] == "json":
         json_log = open_json_log(name)
-        return _filtered(configuration, json_log), json_log.reopen
+        return filtered(configuration, json_log), json_log.reopen
     file = LogFile.fromFullPath(name)
-    return _filtered(configuration, textFileLogObserver(file)), file.reopen
+    return filtered(configuration, textFileLogObserver(file)), file.reopen
 
 
 def stream_log(configuration: Configuration, stream: TextIO) -> ILogObserver:
     """Return a log observer that writes to a standard stream."""
     if configuration["log-format"] == "json":
-        return _filtered(configuration, JSONLog(stream.fileno()))
-    return _filtered(configuration, textFileLogObserver(stream))
+        return filtered(configuration, JSONLog(stream.fileno()))
+    return filtered(configuration, textFileLogObserver(stream))
 
 
-def _filtered(configuration: Configuration, observer: ILogObserver) -> ILogObserver:
+def filtered(configuration: Configuration, observer: ILogObserver) -> ILogObserver:
     """Return an observer that drops events below the configured level, but no accesses."""
     level = LogLevel.lookupByName(configuration["log-level"])
     by_level = LogLevelFilterPredicate(defaultLogLevel=level)
     for namespace in _TWISTED:
         by_level.setLogLevelForNamespace(namespace, max(level, LogLevel.warn))
     by_level.setLogLevelForNamespace(access_log.__name__, LogLevel.info)
-    filtered: ILogObserver = FilteringLogObserver(observer, [by_level])
-    return filtered
+    made: ILogObserver = FilteringLogObserver(observer, [by_level])
+    return made

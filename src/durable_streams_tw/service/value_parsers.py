@@ -99,13 +99,13 @@ def count(text: str) -> int:
 def workers(text: str) -> int:
     """Parse a number of processes, or ``auto`` for one less than there are cores."""
     if text == "auto":
-        return max(1, _cores() - 1)
+        return max(1, cores() - 1)
     if not re.fullmatch("[0-9]{1,3}", text) or not int(text):
         raise InvalidValue("expected a number from 1 to 999, or auto")
     return int(text)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return os.cpu_count() or 1 if affinity is None else len(affinity(0))

@@ -16,7 +16,7 @@ from typing import Any
 from tests.service.black_box import PATIENCE, ROOT, Foreground
 from tests.service.test_twistd import TwistdTestCase
 
-_WORKER = re.compile(r"((?:owner|front-\d+)) (?:serves )?\(process (\d+)\)(?! was| exited)")
+_WORKER = re.compile(r"(owner|(?:front|node)-\d+) (?:serves )?\(process (\d+)\)(?! was| exited)")
 
 
 def workers_in(log: str) -> dict[str, int]:

@@ -8,7 +8,6 @@ from twisted.logger import (
     ILogObserver,
     LogEvent,
     Logger,
-    LogLevel,
     eventAsJSON,
     eventFromJSON,
     globalLogPublisher,
@@ -31,14 +30,14 @@ class LogRelay:
     def __init__(self, protocol: MessageProtocol) -> None:
         self._protocol = protocol
         self._paused = False
-        self._dropped = 0
+        #: Number of events that were dropped.
+        self.dropped = 0
+        self._reported = 0
 
     def __call__(self, event: LogEvent) -> None:
-        """Send an event of level info or above."""
-        if event.get("log_level") is LogLevel.debug:
-            return
+        """Send an event."""
         if self._paused:
-            self._dropped += 1
+            self.dropped += 1
             return
         self._protocol.send(LogRecord(eventAsJSON(event)))
 
@@ -49,11 +48,11 @@ class LogRelay:
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Send events again, and report how many were dropped."""
+        """Send events again."""
         self._paused = False
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            _log.warn("{count} log events were dropped: the log was too slow", count=dropped)
+        if self.dropped > self._reported:
+            count, self._reported = self.dropped - self._reported, self.dropped
+            _log.warn("{count} log events were dropped: the log was too slow", count=count)
 
     def stopProducing(self) -> None:
         """Do nothing: the process ends."""

@@ -71,10 +71,15 @@ class Role(Protocol):
         """Return the current metrics of this process."""
 
 
+def configuration_of(assignment: Assignment) -> Configuration:
+    """Return the settings of the server."""
+    return Configuration([command_line(assignment.given)])
+
+
 def assume(assignment: Assignment, reactor: Any, send: Send) -> Role:
     """Return the role that is assigned. Raises `ConfigurationError`."""
     clocks.make_monotonic(reactor)
-    configuration = Configuration([command_line(assignment.given)])
+    configuration = configuration_of(assignment)
     if assignment.role == "owner":
         return OwnerRole(configuration, assignment, reactor)
     return FrontRole(configuration, assignment, reactor, send)

@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
+from durable_streams_tw.service.log_output import filtered
 from durable_streams_tw.service.workers import messages, roles
 from durable_streams_tw.service.workers.limits import METRICS_PERIOD
 from durable_streams_tw.service.workers.log_relay import LogRelay
@@ -39,7 +40,10 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the supervisor stops this worker."""
-        globalLogBeginner.beginLoggingTo([self._relay], redirectStandardIO=False)
+        configuration = roles.configuration_of(self._assignment)
+        globalLogBeginner.beginLoggingTo(
+            [filtered(configuration, self._relay)], redirectStandardIO=False
+        )
         self._pair.setblocking(False)
         with self._pair as pair:
             factory: Any = Factory.forProtocol(lambda: self._messages)
