@@ -95,11 +95,14 @@ def storage_name(configuration: Configuration) -> str:
     return directory or "memory (lost at exit: use --data-dir to keep streams)"
 
 
-def within_file_limit(settings: Settings) -> Settings:
-    """Return the settings with no more connections than there may be open files."""
+def within_file_limit(settings: Settings, *, quiet: bool = False) -> Settings:
+    """Return the settings with no more connections than there may be open files.
+
+    Log a message about fewer connections unless ``quiet``.
+    """
     files = raise_file_limit()
     most = connections_within(files, settings.max_connections)
-    if settings.max_connections and most < settings.max_connections:
+    if not quiet and settings.max_connections and most < settings.max_connections:
         _log.info(
             "{files} files may be open, so {most} connections are served, fewer than "
             "max-connections ({wanted}): raise the hard limit (ulimit -Hn, LimitNOFILE=)",

@@ -19,7 +19,7 @@ from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service import process_tuning
-from durable_streams_tw.service.assembly import assemble
+from durable_streams_tw.service.assembly import assemble, within_file_limit
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.listening import endpoints, tls_endpoints
 from durable_streams_tw.service.ports import Ports, why_not_open
@@ -180,7 +180,8 @@ class FrontRole:
         made = assemble(
             configuration,
             reactor,
-            settings,
+            # One front logs a limit that holds for all.
+            within_file_limit(settings, quiet=not assignment.first),
             store=self._store,
             metrics=TotalMetrics(self._fetch),
         )
