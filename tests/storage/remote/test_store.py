@@ -276,6 +276,18 @@ class OutageTests(FrontCase):
         self.restart()
         self.assertEqual(self.create("b").path, "b")
 
+    def test_told_that_the_owner_is_there(self) -> None:
+        """With `connect_now` the store connects without waiting for its next attempt."""
+        self.kill()
+        self.clock.pump([0.1] * 50)
+        self.server = self.front.wire.server = self.serve()
+        self.front.store.connect_now()
+        self.clock.advance(0)
+        self.settle()
+        self.assertEqual(self.create("b").path, "b")
+        self.front.store.connect_now()
+        self.assertEqual(self.create("c").path, "c")
+
     def test_pins_come_before_the_look(self) -> None:
         """After an outage streams are pinned before `on_reconnect` reads, so nothing is missed."""
         state = self.create()

@@ -57,6 +57,10 @@ class Reload(Struct, frozen=True, tag=2, array_like=True):
     """Reload certificates; answered by `Reloaded`."""
 
 
+class OwnerReady(Struct, frozen=True, tag=1, array_like=True):
+    """A new owner accepts connections."""
+
+
 class Stop(Struct, frozen=True, tag=3, array_like=True):
     """Stop and exit."""
 
@@ -124,7 +128,7 @@ class OwnUsage(Struct, frozen=True, tag=16, array_like=True):
     requests: dict[str, int]
 
 
-ToWorker = Assignment | Reload | Stop | OtherUsage | AllSamples
+ToWorker = Assignment | OwnerReady | Reload | Stop | OtherUsage | AllSamples
 ToSupervisor = Ready | Failed | LogRecord | Reloaded | OwnSamples | SamplesRequest | OwnUsage
 
 encode: Final = msgspec.msgpack.Encoder().encode

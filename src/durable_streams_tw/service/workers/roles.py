@@ -32,6 +32,7 @@ from durable_streams_tw.service.workers.messages import (
     AllSamples,
     Assignment,
     OtherUsage,
+    OwnerReady,
     SamplesRequest,
     ToSupervisor,
     ToWorker,
@@ -229,13 +230,15 @@ class FrontRole:
         reload_certificates(self._certificates)
 
     def received(self, message: ToWorker) -> None:
-        """Take the metrics of all workers, or the use of limits by the others."""
+        """Take the metrics of all workers or the use of limits by the others, or connect again."""
         if isinstance(message, AllSamples):
             request = self._requests.pop(message.number, None)
             if request is not None:
                 request.callback(total_samples(message.workers, message.ended))
         elif isinstance(message, OtherUsage):
             self._usage.update(message)
+        elif isinstance(message, OwnerReady) and self._store is not None:
+            self._store.connect_now()
 
     def samples(self) -> Deferred[Samples]:
         """Return the metrics of this process."""

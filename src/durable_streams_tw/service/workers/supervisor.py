@@ -217,7 +217,9 @@ class Supervisor(Service):
         elif isinstance(message, messages.Reloaded):
             self._end_reload(worker)
         elif isinstance(message, messages.Ready):
-            if name != OWNER:
+            if name == OWNER:
+                self._tell(dict.fromkeys(self._workers.keys() - {OWNER}, messages.OwnerReady()))
+            else:
                 worker.send(self._usage.add(name))
             if name in self._restarted:
                 self._log.info("{worker} serves (process {pid})", worker=name, pid=worker.pid)
@@ -226,7 +228,7 @@ class Supervisor(Service):
             for problem in message.problems:
                 self._log.error("{worker} cannot start: {why}", worker=name, why=problem)
 
-    def _tell(self, told: Mapping[str, messages.OtherUsage]) -> None:
+    def _tell(self, told: Mapping[str, messages.ToWorker]) -> None:
         for name, message in told.items():
             self._workers[name].send(message)
 

@@ -210,6 +210,11 @@ class RemoteStore:
         # Without jitter, all front processes would connect at the same moment.
         self._retry = self._reactor.callLater(delay * (0.5 + self._random() / 2), self._connect)
 
+    def connect_now(self) -> None:
+        """Connect without waiting for the next attempt: the owner is known to be there again."""
+        if self._retry is not None and self._retry.active():
+            self._retry.reset(0)
+
     def connected(self, connection: _ServerConnection, welcome: messages.Welcome) -> None:
         """Use a connection that the server has welcomed: pin and read again."""
         if not self._opened:
