@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import datetime
 from functools import partial
 from random import random
@@ -346,6 +346,15 @@ class DurableStreams(Service):
             b"changes": self._changes,
             b"subscriptions": SubscriptionListing(self._store, self._subscriptions.errors),
         }
+
+    @property
+    def webhook_errors(self) -> Mapping[str, str]:
+        """Last errors of webhook calls by id of the subscription."""
+        return self._subscriptions.errors
+
+    def set_webhook_errors(self, errors: Mapping[str, str]) -> None:
+        """Set the errors of webhook calls by the process that owns the store."""
+        self._subscriptions.set_errors(errors)
 
     def store_server(self) -> StoreServer:
         """Return a factory that serves the store to `RemoteStore` objects of other processes.

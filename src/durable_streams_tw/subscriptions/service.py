@@ -69,7 +69,7 @@ class Subscriptions:
         #: Number of webhook calls by result.
         self.calls: Mapping[str, int] = {}
         #: Last errors of webhook calls by id of the subscription.
-        self.errors: Mapping[str, str] = {}
+        self.errors: dict[str, str] = {}
         self._scheduler: Scheduler | None = None
         if isinstance(keyring, Keyring):
             deliveries = WebhookDelivery(
@@ -106,6 +106,11 @@ class Subscriptions:
     def _adopt(self, content: bytes | Refusal | None) -> None:
         if isinstance(content, bytes) and isinstance(self.keyring, Keyring):
             self.keyring.adopt(content)
+
+    def set_errors(self, errors: Mapping[str, str]) -> None:
+        """Set the last errors of webhook calls, which another process delivers."""
+        self.errors.clear()
+        self.errors.update(errors)
 
     def subscribe(self, command: Subscribe) -> Deferred[Outcome]:
         """Create a subscription. Fails with `Refused` if its webhook URL is not allowed."""

@@ -85,6 +85,12 @@ class AllSamples(Struct, frozen=True, tag=5, array_like=True):
     ended: Samples
 
 
+class WebhookErrors(Struct, frozen=True, tag=6, array_like=True):
+    """Last errors of webhook calls by id of the subscription, for the console."""
+
+    errors: dict[str, str]
+
+
 # -- from a worker -----------------------------------------------------------------------------
 
 
@@ -109,9 +115,10 @@ class Reloaded(Struct, frozen=True, tag=13, array_like=True):
 
 
 class OwnSamples(Struct, frozen=True, tag=14, array_like=True):
-    """Current metrics of a worker."""
+    """Current metrics of a worker, and of the owner `WebhookErrors`."""
 
     samples: Samples
+    errors: dict[str, str]
 
 
 class SamplesRequest(Struct, frozen=True, tag=15, array_like=True):
@@ -128,7 +135,7 @@ class OwnUsage(Struct, frozen=True, tag=16, array_like=True):
     requests: dict[str, int]
 
 
-ToWorker = Assignment | OwnerReady | Reload | Stop | OtherUsage | AllSamples
+ToWorker = Assignment | OwnerReady | Reload | Stop | OtherUsage | AllSamples | WebhookErrors
 ToSupervisor = Ready | Failed | LogRecord | Reloaded | OwnSamples | SamplesRequest | OwnUsage
 
 encode: Final = msgspec.msgpack.Encoder().encode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ from durable_streams_tw.service.workers.messages import (
     SamplesRequest,
     ToSupervisor,
     ToWorker,
+    WebhookErrors,
 )
 from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.service.workers.shared_sockets import InheritedPorts
@@ -52,6 +53,9 @@ Send = Callable[[ToSupervisor], None]
 
 class Role(Protocol):
     """Work of one worker."""
+
+    webhook_errors: Mapping[str, str]
+    """Last errors of webhook calls by id of the subscription."""
 
     def start(self) -> Deferred[None]:
         """Begin to serve."""
@@ -127,6 +131,7 @@ class OwnerRole:
             reactor=reactor,
         )
         self._stats = streams.server_stats()
+        self.webhook_errors = streams.webhook_errors
         self._exposition = Exposition(self._stats)
         # The owner has a directory to remove.
         end_with_parent(0)
@@ -187,6 +192,7 @@ class FrontRole:
             metrics=TotalMetrics(self._fetch),
         )
         self._streams = made.streams
+        self.webhook_errors = made.streams.webhook_errors
         self._tracing = made.tracing
         self._stats = made.stats
         self._exposition = Exposition(made.stats)
@@ -237,7 +243,9 @@ class FrontRole:
                 request.callback(total_samples(message.workers, message.ended))
         elif isinstance(message, OtherUsage):
             self._usage.update(message)
-        elif isinstance(message, OwnerReady) and self._store is not None:
+        elif self._store is not None and isinstance(message, WebhookErrors):
+            self._streams.set_webhook_errors(message.errors)
+        elif self._store is not None and isinstance(message, OwnerReady):
             self._store.connect_now()
 
     def samples(self) -> Deferred[Samples]:

@@ -105,6 +105,8 @@ class Supervisor(Service):
         self._restarts: dict[str, IDelayedCall] = {}
         self._reloads: dict[WorkerProcess, Deferred[None]] = {}
         self._usage = UsageTotals()
+        # Errors that the owner has reported.
+        self._errors: dict[str, str] = {}
         # Totals of processes that have ended.
         self._ended: Samples = ()
 
@@ -209,6 +211,9 @@ class Supervisor(Service):
         name = worker.name
         if isinstance(message, messages.OwnSamples):
             worker.samples = message.samples
+            if name == OWNER and message.errors != self._errors:
+                self._errors = message.errors
+                self._tell(dict.fromkeys(self._workers, messages.WebhookErrors(self._errors)))
         elif isinstance(message, messages.OwnUsage):
             self._tell(self._usage.update(name, message))
         elif isinstance(message, messages.SamplesRequest):
@@ -221,6 +226,7 @@ class Supervisor(Service):
                 self._tell(dict.fromkeys(self._workers.keys() - {OWNER}, messages.OwnerReady()))
             else:
                 worker.send(self._usage.add(name))
+                worker.send(messages.WebhookErrors(self._errors))
             if name in self._restarted:
                 self._log.info("{worker} serves (process {pid})", worker=name, pid=worker.pid)
                 self._prepare_spare()

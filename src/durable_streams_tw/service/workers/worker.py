@@ -98,9 +98,10 @@ class Worker:
 
     def _report(self) -> Deferred[None]:
         assert self._role is not None, "it reports once it has started"
+        errors = dict(self._role.webhook_errors)
         sampled: Deferred[Samples] = self._role.samples()
         return sampled.addCallback(
-            lambda samples: self._messages.send(messages.OwnSamples(samples))
+            lambda samples: self._messages.send(messages.OwnSamples(samples, errors))
         )
 
     def _stop(self) -> None:
