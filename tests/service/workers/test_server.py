@@ -180,6 +180,38 @@ class ServerTests(WorkersTestCase):
         self.assert_nothing_left(supervised)
 
 
+class ConsoleTests(WorkersTestCase):
+    """Resources of the console, from any front."""
+
+    def test_console(self) -> None:
+        """Each front lists all streams, and the last error of a webhook that the owner called."""
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        hook = {"type": "webhook", "pattern": "a/*", "webhook": {"url": url}}
+        with self.serve("--console") as server:
+            port = server.port
+            made = ask(
+                port,
+                "PUT",
+                "__ds/subscriptions/s",
+                json.dumps(hook).encode(),
+                content_type="application/json",
+            )
+            self.assertEqual(made[0], 201, made)
+            self.assertEqual(ask(port, "PUT", "a/1", b"x")[0], 201)
+
+            def errors() -> set[str | None]:
+                # Enough connections that each front gets some.
+                pages = [json.loads(operator(port, "subscriptions")[1]) for _ in range(12)]
+                return {page["subscriptions"][0]["last_error"] for page in pages}
+
+            wait_until(lambda: None not in errors())
+            for _ in range(12):
+                listed = json.loads(operator(port, "streams")[1])["streams"]
+                self.assertEqual([stream["path"] for stream in listed], ["a/1"])
+
+
 class LogTests(WorkersTestCase):
     def test_json_log(self) -> None:
         """The log file of a daemon has the lines of all workers, also after it was rotated."""
