@@ -231,7 +231,7 @@ class ConsoleTests(ConsoleTestCase):
             # An offset in the middle: rows from there on, until the end is asked for.
             page.locator("#filter").fill("")
             page.locator("#rows").evaluate("rows => rows.scrollTo(0, rows.scrollHeight)")
-            begin = page.locator(".row", has_text='"n": 7,').locator(".at").inner_text()
+            begin = page.locator(".row", has_text='"n": 7,').locator(".at").text_content()
             page.locator("#jump").fill(f"0_{begin}")
             page.locator("#jump-form button").click()
             expect(page.locator(".row", has_text='"n": 7,')).to_be_in_viewport()

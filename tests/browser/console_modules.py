@@ -77,6 +77,11 @@ class ConsoleModuleTests(BrowserTestCase):
             ("hex", "x" * 600, 200, None, [56, 312, 568]),
             ("hex", "x" * 300, 512, None, [0, 256]),
             ("hex", "x" * 300, 200, [203, 210], [3, 10]),
+            # The bytes begin within a known append.
+            ("text", "a\nb\ncd\ne", 5, [1, 9], [4]),
+            ("text", "a\nb\n", 5, [1], []),
+            ("text", "a\nb\n", 5, [1, 5], [0]),
+            ("hex", "x" * 600, 512, [100], []),
         ):
             code = "return rowStarts(given[0], bytes(given[1]), given[2], given[3]);"
             found = self.call(code, [kind, text, position, appends])

@@ -58,7 +58,10 @@ def ask(port: int, hook: int) -> None:
     send("PUT", "/v1/stream/__ds/subscriptions/s", json.dumps(config))
     send("PUT", "/v1/stream/w/1", "x", TEXT)
     assert called.wait(60)
-    for path in ("metrics", "ready", "streams", "console"):
+    for path in (
+        *("metrics", "ready", "streams", "streams?sort=size", "console", "console/main.js"),
+        *("bytes?stream=a", "changes?stream=a&seen=", "subscriptions"),
+    ):
         send("GET", f"/-/{path}")
     send("GET", "/-/metrics", None, {"Accept": "application/openmetrics-text"})
     send("GET", "/v1/stream/__ds/jwks.json")

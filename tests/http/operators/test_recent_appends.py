@@ -20,12 +20,14 @@ class RecentAppendsTests(SynchronousTestCase):
     """Kept appends and their bound."""
 
     def test_within(self) -> None:
-        """Positions of a range are returned in order; closing a stream is no append."""
+        """Positions of a range begin with the last one before it; closing is no append."""
         recent = RecentAppends()
         recent.record([change(1, 0, b"abc"), change(2, 7), change(1, 3)])
         recent.record([change(1, 4, b"")])
         self.assertEqual(recent.within(1, 0, 9), [0, 3])
-        self.assertEqual(recent.within(1, 1, 4), [3])
+        self.assertEqual(recent.within(1, 1, 4), [0, 3])
+        self.assertEqual(recent.within(1, 1, 3), [0])
+        self.assertEqual(recent.within(1, 3, 4), [3])
         self.assertEqual(recent.within(3, 0, 9), [])
 
     def test_bounds(self) -> None:

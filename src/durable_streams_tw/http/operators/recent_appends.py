@@ -7,6 +7,7 @@ server started and within limits.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
@@ -55,9 +56,13 @@ class RecentAppends:
                 starts.tail = change.state.tail
 
     def within(self, stream_id: int, start: int, stop: int) -> list[int]:
-        """Return the known positions in ``[start, stop)``, in order.
+        """Return the known positions before ``stop``, from the last one that is at most ``start``.
 
         From the first one on no append is missing.
         """
         known = self._known.get(stream_id)
-        return [] if known is None else [at for at in known.positions if start <= at < stop]
+        if known is None:
+            return []
+        positions = list(known.positions)
+        first = max(bisect_right(positions, start) - 1, 0)
+        return positions[first : bisect_left(positions, stop)]

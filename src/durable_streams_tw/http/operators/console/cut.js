@@ -60,11 +60,12 @@ export function messagesAfter(bytes) {
 }
 
 // The starts of rows of text or binary data. `position` is that of the first byte in the stream,
-// and `appends` are known starts of appends, after which none is missing; null divides by lines.
-// Before the first of them, text has a row per line and binary data a row per block.
+// and `appends` are known starts of appends, after which none is missing; null divides by lines. The
+// first of them may be before the bytes. Before it, text has a row per line and binary data a row per
+// block.
 export function rowStarts(kind, bytes, position, appends) {
   const known = (appends || []).map((at) => at - position);
-  const unknown = known.length ? known[0] : bytes.length;
+  const unknown = known.length ? Math.max(known[0], 0) : bytes.length;
   const starts = position === 0 ? [0] : [];
   if (kind === "text") {
     for (let at = bytes.indexOf(NEWLINE); at >= 0 && at + 1 < unknown; at = bytes.indexOf(NEWLINE, at + 1))
@@ -73,7 +74,7 @@ export function rowStarts(kind, bytes, position, appends) {
     for (let at = BLOCK - (position % BLOCK); at < unknown; at += BLOCK) starts.push(at);
     if (position % BLOCK === 0 && position && unknown) starts.unshift(0);
   }
-  for (const at of known) if (at > 0 || position) starts.push(at);
+  for (const at of known) if (at > 0 || (at === 0 && position)) starts.push(at);
   return starts;
 }
 

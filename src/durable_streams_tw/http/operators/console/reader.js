@@ -64,7 +64,7 @@ export class Reader {
       return { rows: await this.after(offset), replaces: false };
     const page = await this.ask({ after: offset, limit: MOST });
     if (!page.bytes.length) return { rows: [], replaces: false };
-    const replaces = this.view === "lines" || page.appends[0] !== page.start;
+    const replaces = this.view === "lines" || !page.appends.includes(page.start);
     const rows = this.cut(replaces ? join({ ...last, appends: [] }, page) : page, true, true);
     return { rows, replaces };
   }
