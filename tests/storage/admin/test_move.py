@@ -18,6 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.protocol import json_mode
 from durable_streams_tw.storage.admin import move
+from durable_streams_tw.storage.admin.database import check_database, find_flaws
+from durable_streams_tw.storage.admin.fsck.findings import Flaw
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.move import (
     divided,
@@ -200,6 +202,42 @@ class MoveTests(DurableStoreCase, SynchronousTestCase):
                 moved = run(progress)
                 self.assertEqual(progress.steps, moved.streams - 4)
         self.assertEqual(self.contents(self.directory), self.contents(self.copy))
+
+    def check_command(self, *arguments: str) -> Any:
+        result = CliRunner().invoke(commands, [*arguments, "--database", self.url, "--json"])
+        return json.loads(result.stdout)
+
+    def test_moved_store_passes_the_check(self) -> None:
+        """`check` and `stats` read a database."""
+        moved = self.there()
+        self.assertEqual(list(check_database(self.settings)), [])
+        self.assertEqual(self.check_command("check")["findings"], [])
+        found = self.check_command("stats")
+        self.assertEqual(found["streams"], moved.streams)
+        self.assertEqual((found["forks"], found["subscriptions"], found["producers"]), (1, 2, 1))
+        self.assertGreater(found["disk"], found["size"])
+
+    def test_damage_is_found(self) -> None:
+        """Each kind of damage to rows is a finding of its kind."""
+        self.there()
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("SET search_path = durable_streams")
+            for statement, flaw in (
+                ("UPDATE stream SET path = 'other' WHERE path = 'plain'", Flaw.PATH),
+                ("UPDATE chunk SET position = position + 1 WHERE position > 0", Flaw.DATA),
+                ("DELETE FROM chunk WHERE length(data) < 20", Flaw.DATA),
+                ("UPDATE stream SET due = NULL", Flaw.DEADLINE),
+                ("UPDATE stream SET source = NULL", Flaw.FORK),
+                ("DELETE FROM stream WHERE path = 'held'", Flaw.FORK),
+                ("DELETE FROM stream WHERE path = 'plain'", Flaw.ORPHAN),
+                ("DELETE FROM subscription", Flaw.SUBSCRIPTION),
+                ("UPDATE stream SET record = 'nonsense'", Flaw.CORRUPT_RECORD),
+            ):
+                connection.execute("BEGIN")
+                connection.execute(statement.encode())
+                found = {finding.flaw for finding in find_flaws(connection)}
+                connection.execute("ROLLBACK")
+                self.assertIn(flaw, found, statement)
 
     def test_occupied_schema_is_refused(self) -> None:
         self.there()
