@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.internet import reactor
-from twisted.trial.unittest import TestCase
-
 from tests.client.kill_producer import run
+from tests.client.reactor_case import ReactorTestCase, reactor
 
 
-class KillProducerTests(TestCase):
+class KillProducerTests(ReactorTestCase):
     """A few kills; `python -m tests.client.kill_producer` does more."""
-
-    timeout = 240
 
     async def test_exactly_once(self) -> None:
         """Each message is stored once and seen once, in order."""

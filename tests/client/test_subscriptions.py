@@ -8,10 +8,8 @@ from typing import Any
 
 import treq
 from klein import Klein
-from twisted.internet import reactor as installed
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -19,9 +17,8 @@ from durable_streams_tw import DurableStreams
 from durable_streams_tw.client import PullWakeWorker, StreamClient, Wake, WebhookReceiver
 from durable_streams_tw.client.errors import Rejected
 from durable_streams_tw.http.settings import Settings
+from tests.client.reactor_case import ReactorTestCase, reactor
 from tests.conformance.service import free_port
-
-reactor: Any = installed
 
 
 async def until(holds: Callable[[], Any]) -> None:
@@ -30,10 +27,8 @@ async def until(holds: Callable[[], Any]) -> None:
         await deferLater(reactor, 0.02)
 
 
-class SubscriptionCase(TestCase):
+class SubscriptionCase(ReactorTestCase):
     """A server on a port of its own, and a client."""
-
-    timeout = 120
 
     def setUp(self) -> None:
         port = free_port()
@@ -63,6 +58,15 @@ class SubscriptionCase(TestCase):
         if messages:
             await stream.append_json(*messages)
 
+    async def acknowledged(self, url: str, name: str) -> None:
+        """Wait until all data of a stream are acknowledged."""
+        while True:
+            described = await (await treq.get(url, persistent=False)).json()
+            tail = (await self.client.stream(name).head()).offset
+            if (name, tail) in {(one["path"], one["acked_offset"]) for one in described["streams"]}:
+                return
+            await deferLater(reactor, 0.05)
+
     async def note(self, wake: Wake) -> None:
         """Note the messages of a wake with their streams."""
         async for pending, batch in wake.batches():
@@ -86,13 +90,15 @@ class PullWakeWorkerTests(SubscriptionCase):
 
     async def test_work(self) -> None:
         """A worker handles work from before its start and later work, each message once."""
-        await self.pool()
+        url = await self.pool()
         await self.put("jobs/a b", 1, 2)
         await self.put("jobs/c", 3)
         running = Deferred.fromCoroutine(self.worker(self.note).run())
         await until(lambda: len(self.done) == 3)
         await self.client.stream("jobs/c").append_json(4)
         await until(lambda: len(self.done) == 4)
+        # A worker that is stopped before its acknowledgement repeats the work.
+        await self.acknowledged(url, "jobs/c")
         await self.stop(running)
         expected = [("jobs/a b", 1), ("jobs/a b", 2), ("jobs/c", 3), ("jobs/c", 4)]
         self.assertEqual(sorted(self.done), expected)
@@ -216,12 +222,7 @@ class WebhookTests(SubscriptionCase):
 
     async def settle(self, url: str) -> None:
         """Wait until all data are acknowledged, then delete the subscription."""
-        while True:
-            described = await (await treq.get(url, persistent=False)).json()
-            tail = (await self.client.stream("jobs/a").head()).offset
-            if all(one["acked_offset"] == tail for one in described["streams"]):
-                break
-            await deferLater(reactor, 0.05)
+        await self.acknowledged(url, "jobs/a")
         await (await treq.delete(url, persistent=False)).content()
 
     async def test_slow_and_failing_handlers(self) -> None:

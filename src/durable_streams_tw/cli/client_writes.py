@@ -11,7 +11,7 @@ from durable_streams_tw.cli.client_input import StdinReader, lines_of, pieces_of
 from durable_streams_tw.cli.client_options import Duration, client_command
 from durable_streams_tw.cli.client_run import installed_reactor
 from durable_streams_tw.cli.progress import StdinProgress
-from durable_streams_tw.client.errors import BadTarget, InvalidArgument, NotFound
+from durable_streams_tw.client.errors import BadTarget, InvalidArgument, NotFound, ProducerStopped
 from durable_streams_tw.client.messages import is_message
 from durable_streams_tw.client.producer import Delivery, Producer
 from durable_streams_tw.client.stream import Stream
@@ -223,6 +223,9 @@ async def _append_input(
             except InvalidArgument:
                 await producer.flush()
                 raise click.ClickException(f"Line {number} is not valid JSON.") from None
+            except ProducerStopped as stopped:
+                # The error of the batch that failed determines the exit status.
+                raise stopped.__cause__ or stopped from None
         if close:
             return await producer.close()
     return None if last is None else await last

@@ -113,7 +113,7 @@ class StreamClient:
         return Stream(self.endpoint(name), self.url)
 
     def endpoint(self, name: str) -> Endpoint:
-        """Return the endpoint of a name or URL, for the other parts of the client."""
+        """Return the endpoint of a name or URL; not part of the stable API."""
         return Endpoint(self._common, target_of(name, self.url))
 
     async def aclose(self) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import DecodeError, Raw
 from msgspec.json import Decoder
 
-from durable_streams_tw.client.errors import BadResponse
+from durable_streams_tw.client.errors import BadResponse, InvalidArgument
 
 _ELEMENTS: Final = Decoder(list[Raw])
 # Strings, brackets and commas: the only tokens that matter for splitting an array.
@@ -202,6 +202,16 @@ def messages(document: bytes) -> list[bytes]:
         # The parser rejects lone surrogate escapes, which occur when the tokens of a language
         # model are split, and deep nesting. Both are valid messages: split without parsing.
         return _cut(document.strip(_WHITE))
+
+
+def as_bytes(data: bytes | str) -> bytes:
+    """Return data of a caller as bytes. Raises `InvalidArgument` for other types."""
+    if isinstance(data, str):
+        return data.encode()
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise InvalidArgument("data", f"must be bytes or str, not {type(data).__name__}") from None
 
 
 def is_message(text: bytes) -> bool:

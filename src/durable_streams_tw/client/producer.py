@@ -18,7 +18,7 @@ from durable_streams_tw.client.errors import (
     ProducerStopped,
 )
 from durable_streams_tw.client.event_loops import Starter, settled, starter
-from durable_streams_tw.client.messages import is_message
+from durable_streams_tw.client.messages import as_bytes, is_message
 from durable_streams_tw.client.requests import Endpoint
 from durable_streams_tw.client.sender import BatchSender
 from durable_streams_tw.client.values import Written
@@ -157,7 +157,7 @@ class Producer:
         Waits while too many bytes are unacknowledged. Raises `InvalidArgument` if the message is
         not valid, `ProducerStopped` if an earlier batch has failed.
         """
-        message = data.encode() if isinstance(data, str) else bytes(data)
+        message = as_bytes(data)
         if not self._admission.locked and self._content_type and self._has_room():
             return self._accept(message)
         # The lock keeps the order of messages that wait.
@@ -322,7 +322,7 @@ class Producer:
 
     async def _closing(self, data: bytes | str) -> _Batch:
         await self._know_content_type()
-        return self._batch([Delivery(data.encode() if isinstance(data, str) else data)])
+        return self._batch([Delivery(as_bytes(data))])
 
     async def _know_content_type(self) -> None:
         if not self._content_type and self._find_content_type is not None:

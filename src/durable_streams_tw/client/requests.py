@@ -182,19 +182,14 @@ class Endpoint(Struct, frozen=True):
         limit is reached. The policy may exclude errors before the first response.
         """
         common = self.common
-        if not is_transient(error) or self._is_absent(error):
-            if not await self._repeats(error):
-                raise error
-            return
         asked = 0.0
         if isinstance(error, Rejected):
             asked = retry_after(error.header, common.wire.wall())
         pause = backoff.failed(asked)
-        if pause is None:
-            if await self._repeats(error):
-                backoff.succeeded()
-                return
-            raise error
+        if pause is None or not is_transient(error) or self._is_absent(error):
+            if not await self._repeats(error):
+                raise error
+            pause = common.retry.max_delay if pause is None else pause
         if common.on_retry is not None:
             common.on_retry(RetryEvent(error, backoff.failures, pause))
         await self.pause(pause)

@@ -18,6 +18,7 @@ from durable_streams_tw.client.errors import (
 )
 from durable_streams_tw.client.event_loops import settled
 from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
+from durable_streams_tw.client.messages import as_bytes
 from durable_streams_tw.client.producer import Producer
 from durable_streams_tw.client.requests import Endpoint, Fields
 from durable_streams_tw.client.sender import BatchSender, append_unnumbered
@@ -69,7 +70,7 @@ class Stream:
         """
         return await self._put(
             self._endpoint.with_fields(headers, params),
-            _body(data),
+            as_bytes(data),
             ("Content-Type", content_type),
             *_expiry(ttl, expires_at),
             ("Stream-Closed", "true" if closed else None),
@@ -166,14 +167,13 @@ class Stream:
         know it. ``seq`` is the Stream-Seq of the append. Raises `OutcomeUnknown` if the data may
         have been appended or not.
         """
-        body = _body(data)
+        body = as_bytes(data)
         if not body:
             raise InvalidArgument("data", "must not be empty")
-        kind = content_type or await self.content_type()
         return await self._append(
             body,
             _header(
-                ("Content-Type", kind),
+                ("Content-Type", content_type),
                 ("Stream-Closed", "true" if close else None),
                 ("Stream-Seq", seq),
             ),
@@ -184,6 +184,8 @@ class Stream:
 
     async def append_json(self, *values: object) -> Written:
         """Append values as messages of a JSON stream, in one atomic request."""
+        if not values:
+            raise InvalidArgument("values", "must not be empty")
         return await self.append(json.dumps(values))
 
     async def close(
@@ -305,6 +307,9 @@ class Stream:
     ) -> Written:
         await settled(self._appending.acquire())
         try:
+            # Within the lock, so that appends keep the order of their calls.
+            if "Content-Type" not in header:
+                header["Content-Type"] = await self.content_type()
             if named is not None:
                 return await named.send(endpoint, 0, body, header)
             if not idempotent:
@@ -331,10 +336,6 @@ def _offset(offset: str) -> str:
     if not offset or not isinstance(offset, str):
         raise InvalidArgument("offset", f"must be an offset, '-1' or 'now', not {offset!r}")
     return offset
-
-
-def _body(data: bytes | str) -> bytes:
-    return data.encode() if isinstance(data, str) else bytes(data)
 
 
 def _expiry(

@@ -100,7 +100,7 @@ class Wake:
         self._reached[pending.path] = offset
         await self._tell([(pending.path, offset)], done=False)
 
-    async def handle(
+    async def _handle(
         self,
         handler: Callable[[Wake], Awaitable[object]],
         lease_starts: Callable[[], bool] = lambda: True,
@@ -149,7 +149,7 @@ class Wake:
             [(path, at) for path, at in self._reached.items() if at != acked[path]], done=True
         )
 
-    async def release(self) -> None:
+    async def _release(self) -> None:
         """Give a pull-wake back without acknowledging more, so that another worker claims it."""
         if self._releasing is not None:
             await self._post(self._releasing, {})

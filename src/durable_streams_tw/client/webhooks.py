@@ -119,7 +119,7 @@ class WebhookReceiver:
         async def work() -> None:
             status, reason = 200, ""
             try:
-                await wake.handle(self._handler, lambda: answered)
+                await wake._handle(self._handler, lambda: answered)
             except Fenced as error:
                 _log.warn("{error}", error=error)
             except CANCELLED:

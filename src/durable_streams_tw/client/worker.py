@@ -72,11 +72,11 @@ class PullWakeWorker:
         """Claim and handle wakes until there is nothing to claim. Raises like `run`."""
         while (wake := await self._claim()) is not None:
             try:
-                await wake.handle(self._handler)
+                await wake._handle(self._handler)
             except Fenced as error:
                 _log.warn("Worker {name}: {error}", name=self.name, error=error)
             except CANCELLED:
-                await wake.release()
+                await self._release(wake)
                 raise
             except Exception as error:  # noqa: BLE001 - handlers may fail in any way
                 await self._fail(wake, error)
@@ -98,8 +98,12 @@ class PullWakeWorker:
         else:
             self._on_failure(error)
         pause = self._pauses.failed()
-        try:
-            await wake.release()
-        except ClientError as failure:
-            _log.warn("Worker {name}: {error}", name=self.name, error=failure)
+        await self._release(wake)
         await self._claiming.pause(pause or 0.0)
+
+    async def _release(self, wake: Wake) -> None:
+        try:
+            await wake._release()
+        except ClientError as error:
+            # The wake may be over: its acknowledgement was sent, or the lease has expired.
+            _log.info("Worker {name}: {error}", name=self.name, error=error)

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.trial.unittest import SkipTest, TestCase
+from twisted.trial.unittest import SkipTest
 
 from tests.client.conformance.runner import Case, CaseFailed, Faults, Run, load_cases
 from tests.client.fault_proxy import FaultProxy
+from tests.client.reactor_case import ReactorTestCase, reactor
 from tests.service.black_box import Foreground
 
 HERE = Path(__file__).parent
@@ -27,10 +27,8 @@ OPTIONS = ("durable-streams", "--interface=127.0.0.1", "--port=0", "--root=/")
 AT_ONCE = 8
 
 
-class ConformanceTests(TestCase):
+class ConformanceTests(ReactorTestCase):
     """All cases, against the real service behind a proxy that injects faults."""
-
-    timeout = 300
 
     async def test_suite(self) -> None:
         """The cases that fail are those of deviations.json."""
