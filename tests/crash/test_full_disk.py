@@ -198,7 +198,7 @@ class _FullDisk(DurableStoreCase, SynchronousTestCase):
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             check=True,
         )
-        self.assertIn("cannot be written: No space left on device", done.stdout)
+        self.assertIn("cannot be written: the disk is full", done.stdout)
         self.vacate()
         self.store = self.open_store()
 

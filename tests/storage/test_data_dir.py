@@ -8,12 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from durable_streams_tw.storage import files
+from durable_streams_tw.storage import data_dir, files
 from durable_streams_tw.storage.admin.inspect import match_owner
 from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.data_dir import DataDirLock, owner
@@ -111,7 +110,7 @@ class ClaimTests(SynchronousTestCase):
                 if len(pauses) == 3:
                     fcntl.flock(asking, fcntl.LOCK_UN)
 
-            self.patch(time, "sleep", pause)
+            self.patch(data_dir, "sleep", pause)
             claim = DataDirLock(self.directory)
             self.assertEqual(len(pauses), 3)
             # The owner keeps its lock during checks.
@@ -127,7 +126,7 @@ class ClaimTests(SynchronousTestCase):
         with open(os.path.join(self.directory, OWNER_FILE)) as asking:
             fcntl.flock(asking, fcntl.LOCK_SH)
             pauses: list[float] = []
-            self.patch(time, "sleep", pauses.append)
+            self.patch(data_dir, "sleep", pauses.append)
             self.assertUnusable("in use by another server")
             self.assertLess(sum(pauses), 5)
 

@@ -7,9 +7,9 @@ import fcntl
 import os
 import stat
 import tempfile
-import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
+from time import sleep
 from typing import Final
 
 from twisted.logger import Logger
@@ -165,7 +165,7 @@ def _locked(descriptor: int) -> bool:
             if _owned(descriptor):
                 return False
             # Another process is checking the owner, which takes microseconds.
-            time.sleep(_PAUSE)
+            sleep(_PAUSE)
         else:
             return True
     return False
