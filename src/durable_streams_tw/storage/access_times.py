@@ -90,8 +90,12 @@ def check_usable(state: StreamState | None, access: AccessTimes, now: int) -> St
 
     ``now`` is a time of the store in ms since the Unix epoch.
     """
-    if state is not None and state.lifetime is NO_EXPIRY and not state.deleted:
-        # Fast path: most streams have no deadline.
+    # Fast path: most streams have no deadline. A state that was decoded has an object of its own.
+    if (
+        state is not None
+        and (state.lifetime is NO_EXPIRY or state.lifetime == NO_EXPIRY)
+        and not state.deleted
+    ):
         return state
     missing = transitions.check_usable(state, state is not None and access.has_ended(state, now))
     if missing is not None:

@@ -12,7 +12,6 @@ from itertools import islice
 from threading import Lock
 from typing import Final
 
-from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.limits import STATE_CACHE
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array
@@ -45,21 +44,25 @@ class PackingQueue:
     def __init__(self) -> None:
         self._lock = Lock()
         # First position that is not packed, and number of rows from there on, by stream id.
-        self._rows: BoundedCache[int, tuple[int, int]] = BoundedCache(STATE_CACHE)
+        self._rows: dict[int, tuple[int, int]] = {}
         self._ready: dict[int, int] = {}
 
     def add(self, chunks: Mapping[int, tuple[int, int]]) -> None:
         """Count rows that a commit has written: first position and number by stream id."""
         with self._lock:
-            for stream_id, (first, count) in chunks.items():
-                known = self._rows.get(stream_id)
+            rows = self._rows
+            if len(rows) > STATE_CACHE:
+                # Their rows count again once there are enough new ones.
+                rows.clear()
+            for stream_id, chunk in chunks.items():
+                known = rows.get(stream_id)
                 if known is not None:
-                    first, count = known[0], known[1] + count
-                if count < PACKED_ROWS:
-                    self._rows.put(stream_id, (first, count))
+                    chunk = known[0], known[1] + chunk[1]
+                if chunk[1] < PACKED_ROWS:
+                    rows[stream_id] = chunk
                 else:
-                    self._rows.pop(stream_id)
-                    self._ready.setdefault(stream_id, first)
+                    rows.pop(stream_id, None)
+                    self._ready.setdefault(stream_id, chunk[0])
 
     def take(self, most: int = _STREAMS) -> dict[int, int]:
         """Return at most ``most`` streams to pack, with the first position that is not packed."""
