@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 from msgspec.structs import replace
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
@@ -175,6 +176,31 @@ class AwayTests(FaultCase):
         self.appended(post(b"z"))
         self.assertIsNone(self.result(self.store.check_writable()))
         self.assertEqual(self.content(), b"xz")
+
+    def test_log(self) -> None:
+        """The log does not repeat that the database is away; it says when it is back."""
+        self.created(put())
+        with capturedLogs() as events:
+            self.proxy.refuse()
+            for _ in range(3):
+                self.submit(post(b"x"))
+                self.result(self.store.read("a", 0, 10))
+            self.proxy.accept()
+            self.appended(post(b"y"))
+            self.assertEqual(self.content(), b"y")
+        said = [
+            formatEvent(event)
+            for event in events
+            if event["log_level"] in (LogLevel.info, LogLevel.error)
+            and event["log_namespace"].startswith("durable_streams_tw.storage.postgres")
+        ]
+        starts = [line.split(":")[0] for line in said]
+        self.assertEqual(
+            [starts.count(line) for line in ("Reads fail", "Reads work again")], [1, 1]
+        )
+        for line in ("The database is away", "The database is back"):
+            # Each lane may say it.
+            self.assertIn(starts.count(line), (1, 2))
 
     def cut_late_after(self, seconds: float) -> None:
         """Let the timer that bounds waits fire while a command blocks this thread."""

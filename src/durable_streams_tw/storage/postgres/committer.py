@@ -276,11 +276,13 @@ class Committer:
                 self._log.warn(FULL_DISK)
 
     def _failed(self, count: int, refusal: Refusal, failure: Exception) -> BatchResult:
-        self._log.error(
-            "a batch failed with {problem}: {reason}",
-            problem=refusal.problem.slug,
-            reason=str(failure).strip(),
-        )
+        if refusal is not UNAVAILABLE or not self.session.away:
+            # The session has said that the database is away.
+            self._log.error(
+                "a batch failed with {problem}: {reason}",
+                problem=refusal.problem.slug,
+                reason=str(failure).strip(),
+            )
         return BatchResult([refusal] * count, [], {}, 0, failed=True)
 
     def obstacle(self) -> str | None:

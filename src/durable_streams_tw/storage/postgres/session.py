@@ -65,7 +65,8 @@ class OutcomeUnknown(Exception):
 class NodeSession:
     """Connection of one lane of a node, opened and opened again as needed.
 
-    ``number`` is that of the last committed batch. ``now`` returns ms since the Unix epoch,
+    ``number`` is that of the last committed batch. ``away`` is true from the end of the patience
+    until the database answers again. ``now`` returns ms since the Unix epoch,
     ``clock`` monotonic seconds. All methods run on the lane's thread.
     """
 
@@ -90,7 +91,7 @@ class NodeSession:
         self._guard = guard
         self._clock = clock
         self._connection: Connection | None = None
-        self._away = False
+        self.away = False
         # Whether the commit of the last batch has been sent and not been answered.
         self._in_doubt = False
         self._warnings: list[str] = []
@@ -101,7 +102,7 @@ class NodeSession:
 
         If the database has been away for longer than the patience already, one attempt is made.
         """
-        return self._clock() + (0 if self._away else self._settings.patience)
+        return self._clock() + (0 if self.away else self._settings.patience)
 
     # -- connection -----------------------------------------------------------------------------
 
@@ -134,13 +135,15 @@ class NodeSession:
             connection.close()
             raise
         self._connection = connection
-        self._away = self._in_doubt = False
+        if self.away:
+            self._log.info("The database is back")
+        self.away = self._in_doubt = False
         return connection, committed
 
     def _give_up(self, error: psycopg.Error) -> Exception:
-        if not self._away:
+        if not self.away:
             self._log.error("The database is away: {reason}", reason=str(error).strip())
-        self._away = True
+        self.away = True
         in_doubt, self._in_doubt = self._in_doubt, False
         return OutcomeUnknown(error) if in_doubt else DatabaseUnavailable(error)
 

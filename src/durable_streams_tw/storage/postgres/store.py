@@ -193,6 +193,8 @@ class PostgresStore(QueuedStore):
         # Streams to look at after the look that is under way; None for all.
         self._looking = False
         self._look_next: set[int] | None = set()
+        # Whether the last read has failed, so that this is logged once.
+        self._unreadable = False
         self._sessions = local()
         self._connections: list[Connection] = []
 
@@ -521,7 +523,11 @@ class PostgresStore(QueuedStore):
                 if connection is None or connection.closed:
                     connection = self._sessions.open = self._connect_reader()
                 with self._guard.limit(connection, 1.5 * _READ_TIMEOUT / 1000):
-                    return function(connection)
+                    result = function(connection)
+                if self._unreadable:
+                    self._unreadable = False
+                    self._log.info("Reads work again")
+                return result
             except CorruptRecord as corrupt:
                 self._log.error("{corrupt}", corrupt=corrupt)
                 return CORRUPT
@@ -530,8 +536,9 @@ class PostgresStore(QueuedStore):
             except psycopg.Error as error:
                 if connection is not None:
                     connection.close()
-                if last:
-                    self._log.error("A read failed: {reason}", reason=str(error).strip())
+                if last and not self._unreadable:
+                    self._unreadable = True
+                    self._log.error("Reads fail: {reason}", reason=str(error).strip())
         return _UNREADABLE
 
     def _connect_reader(self) -> Connection:
