@@ -102,6 +102,7 @@ class ClientTests(ClientCase):
         self.assertEqual(self.run_command("read", "new")[1], b"one\ntwo\n")
         status, _, err = self.run_command("append", "missing", "x")
         self.assertEqual(status, 3, err)
+        self.assertIn(b"the stream does not exist: create it first, or use --create", err)
 
     def test_several_streams(self) -> None:
         """`read` and `tail` take several names and patterns, and count messages and lines."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.conformance.service import free_port
+from tests.examples.console_blocks import commands
 from tests.examples.programs import TOP, RunningProgram, run_program
 from tests.service.black_box import PATIENCE, environment
 
@@ -35,8 +36,9 @@ class ClientLibraryTests(SynchronousTestCase):
         blocks = _FENCE.findall(PAGE.read_text("utf-8"))
         self.assertEqual({kind for kind, _ in blocks}, {"sh", "python", "console"})
         self.programs = [text for kind, text in blocks if kind == "python"]
-        (session,) = [text for kind, text in blocks if kind == "console"]
-        self.commands = [line.removeprefix("$ ") for line in session.splitlines()]
+        *self.commands, self.subscribe = [
+            command.line for command in commands(PAGE.read_text("utf-8"))
+        ]
 
     def ask(self, method: str, path: str, body: str = "", content_type: str = JSON) -> bytes:
         """Send a request to the server and return the body of the response."""
@@ -48,6 +50,12 @@ class ClientLibraryTests(SynchronousTestCase):
         self.assertLess(response.status, 300, data)
         connection.close()
         return data
+
+    def shell(self, line: str) -> None:
+        """Run a command of the page against this server."""
+        line = line.replace(_SERVER, self.server.url).replace("curl", "curl -sSf")
+        done = run_program(self.here, "sh", "-c", f"DURABLE_STREAMS_URL={self.server.url} {line}")
+        self.assertEqual((line, done.returncode), (line, 0), done.stderr)
 
     def write(self, number: int, port: int = 8080) -> Path:
         """Write a program of the page with the URL of this server."""
@@ -81,18 +89,19 @@ class ClientLibraryTests(SynchronousTestCase):
 
     def test_programs(self) -> None:
         """Each program does what the page says, in the order of the page."""
-        self.assertEqual(len(self.programs), 8)
+        self.assertEqual(len(self.programs), 9)
         self.assertLess(max(len(text.splitlines()) for text in self.programs[:3]), 20)
         self.follow()
         self.produce()
+        self.number()
         self.work()
-        self.receive(3)
         self.receive(4)
-        self.assertEqual(self.run_to_end(5), "hello\n")
-        said = self.run_to_end(6).strip()
+        self.receive(5)
+        self.assertEqual(self.run_to_end(6), "hello\n")
+        said = self.run_to_end(7).strip()
         self.assertEqual(said, "404 urn:durable-streams:problem:stream-not-found")
         (self.here / "token.txt").write_text("any\n")
-        self.assertEqual(self.run_to_end(7), "secret 2\n")
+        self.assertEqual(self.run_to_end(8), "secret 2\n")
 
     def follow(self) -> None:
         self.ask("PUT", "jobs/1", '[{"step": 1}, {"step": 2}]')
@@ -109,13 +118,17 @@ class ClientLibraryTests(SynchronousTestCase):
         rows = [message["row"] for message in json.loads(self.ask("GET", "rows"))]
         self.assertEqual(rows, [*range(1000)] * 2)
 
+    def number(self) -> None:
+        for _ in range(2):
+            self.assertEqual(self.run_to_end(2), "")
+        rows = [message["row"] for message in json.loads(self.ask("GET", "changes"))]
+        self.assertEqual(rows, [*range(10)])
+
     def work(self) -> None:
         for command in self.commands:
-            line = command.replace(_SERVER, self.server.url).replace("curl", "curl -sSf")
-            done = run_program(self.here, "sh", "-c", line)
-            self.assertEqual((command, done.returncode), (command, 0), done.stderr)
+            self.shell(command)
         self.ask("PUT", "orders/17", '["tea"]')
-        with self.running(2) as worker:
+        with self.running(3) as worker:
             assert worker.stdout is not None
             self.assertEqual(worker.stdout.readline(), "orders/17 ['tea']\n")
             self.ask("POST", "orders/17", '["milk"]')
@@ -124,9 +137,7 @@ class ClientLibraryTests(SynchronousTestCase):
     def receive(self, number: int) -> None:
         port = free_port()
         name = f"hooks{number}"
-        hook = {"url": f"http://localhost:{port}/hook"}
-        config = {"type": "webhook", "pattern": f"{name}/*", "webhook": hook}
-        self.ask("PUT", f"__ds/subscriptions/{name}", json.dumps(config))
+        self.shell(self.subscribe.replace("8080", str(port)).replace("invoices", name))
         with self.running(number, port) as receiver:
             assert receiver.stdout is not None
             self.ask("PUT", f"{name}/1", '["hello"]')

@@ -156,9 +156,8 @@ async def append(
         raise click.UsageError("--seq cannot be combined with --producer.")
     content = _content(data, file)
     kind = content_type or ""
-    if creates:
-        kind = await _create_if_missing(stream, content_type)
-    kind = kind or await stream.content_type()
+    if creates or not kind:
+        kind = await _type_of(stream, content_type, creates)
     if streaming:
         source = stream.producer(producer, content_type=kind, epoch=epoch)
         is_json = content_types.is_json(kind)
@@ -186,12 +185,15 @@ async def append(
         _print_written(done, as_json)
 
 
-async def _create_if_missing(stream: Stream, content_type: str | None) -> str:
-    """Return the content type of a stream, which is created if it does not exist."""
+async def _type_of(stream: Stream, content_type: str | None, creates: bool) -> str:
+    """Return the content type of a stream. With ``creates``, create the stream if it is missing."""
     try:
         return await stream.content_type()
-    except NotFound:
-        return (await stream.create(content_type)).content_type
+    except NotFound as error:
+        if creates:
+            return (await stream.create(content_type)).content_type
+        error.args = ("the stream does not exist: create it first, or use --create",)
+        raise
 
 
 def json_document(data: bytes) -> bytes:

@@ -116,7 +116,7 @@ def _move(source: str, destination: str, schema: str) -> object:
         from durable_streams_tw.storage.postgres.connection import DatabaseSettings
     except ImportError:
         raise StoreUnusable(
-            "psycopg is not installed. Run: pip install 'durable-streams-tw[postgres]'"
+            "psycopg is not installed. Install durable-streams-tw with its extra 'postgres'"
         ) from None
     progress = _progress_sender()
     if "://" in destination:

@@ -119,6 +119,6 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
     except ImportError as error:
         raise configuration.error(
             "tracing",
-            f"{error.name} is not installed. Run: pip install 'durable-streams-tw[tracing]'",
+            f"{error.name} is not installed. Install durable-streams-tw with its extra 'tracing'",
         ) from None
     return Tracing(reactor)

@@ -23,7 +23,8 @@ def database_settings(configuration: Configuration) -> DatabaseSettings | None:
         from durable_streams_tw.storage.postgres.connection import DatabaseSettings
     except ImportError:
         raise configuration.error(
-            "database", "psycopg is not installed. Run: pip install 'durable-streams-tw[postgres]'"
+            "database",
+            "psycopg is not installed. Install durable-streams-tw with its extra 'postgres'",
         ) from None
     return DatabaseSettings(
         url=configuration["database"],
