@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import signal
@@ -241,6 +242,27 @@ class ClientTests(ClientCase):
         process.communicate(b"end", timeout=PATIENCE)
         self.assertEqual(reader.communicate(timeout=PATIENCE)[0], b"end")
         self.assertEqual((process.returncode, reader.returncode), (0, 0))
+
+    def test_append_to_a_closed_stream(self) -> None:
+        """The error of the first refused line determines the exit status."""
+        ask(self.port, "PUT", "s", b"")
+        process = self.start_command("append", "s", "--lines")
+        reader = self.start_command("tail", "s")
+        assert process.stdin is not None and process.stderr is not None
+        assert reader.stdout is not None
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        self.assertEqual(reader.stdout.readline(), b"one\n")
+        ask(self.port, "POST", "s", b"", Stream_Closed="true")
+        self.assertEqual(reader.communicate(timeout=PATIENCE)[0], b"")
+        with contextlib.suppress(BrokenPipeError):
+            while process.poll() is None:
+                process.stdin.write(b"late\n")
+                process.stdin.flush()
+        status = process.wait(PATIENCE)
+        self.assertEqual((status, b"409" in process.stderr.read()), (4, True))
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
 
     def test_secrets(self) -> None:
         """Tokens from the environment and from files are not printed."""
