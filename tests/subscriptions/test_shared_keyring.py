@@ -1,0 +1,80 @@
+"""A server uses the keys that other nodes of its store have added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.limits import KEY_REFRESH
+from durable_streams_tw.subscriptions.service import Subscriptions
+
+
+class Secret:
+    """Row of a database with the keyring; `error` is what a read fails with."""
+
+    def __init__(self) -> None:
+        self.content: bytes | None = None
+        self.error: Refusal | Exception | None = None
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        self.content = change(self.content) or self.content
+
+    def read(self) -> Deferred[Any]:
+        if isinstance(self.error, Exception):
+            return fail(self.error)
+        return succeed(self.error or self.content)
+
+
+class RefreshTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = MemoryReactorClock()
+        self.secret = Secret()
+        store: Any = MemoryStore(lambda: 0)
+        store.keyring = self.secret
+        unused: Any = None
+        self.keyring = Keyring(None, lambda: 10_000.0, self.secret)
+        self.subscriptions = Subscriptions(
+            store,
+            self.clock,
+            now=lambda: 0,
+            keyring=self.keyring,
+            base=lambda: None,
+            allow_local=lambda: False,
+            caller=unused,
+        )
+        self.subscriptions.start()
+
+    def published(self) -> int:
+        return len(json.loads(self.keyring.jwks())["keys"])
+
+    def test_key_of_another_node_is_published_within_a_minute(self) -> None:
+        other = Keyring(None, lambda: 10_000.0, self.secret)
+        other.open(rotate=True)
+        self.assertEqual(self.published(), 1)
+        self.clock.advance(KEY_REFRESH)
+        self.assertEqual(self.published(), 2)
+        self.assertEqual(self.keyring.secret, other.secret)
+
+    def test_failed_refresh_is_repeated(self) -> None:
+        Keyring(None, lambda: 10_000.0, self.secret).open(rotate=True)
+        self.secret.error = Refusal(Problem.STORAGE_UNAVAILABLE, "away")
+        self.clock.advance(KEY_REFRESH)
+        self.secret.error = ZeroDivisionError()
+        self.clock.advance(KEY_REFRESH)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.published(), 1)
+        self.secret.error = None
+        self.clock.advance(KEY_REFRESH)
+        self.assertEqual(self.published(), 2)
+
+    def test_stopped_server_refreshes_nothing(self) -> None:
+        self.successResultOf(self.subscriptions.stop())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
