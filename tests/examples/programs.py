@@ -56,6 +56,11 @@ class RunningProgram:
                 self.url, self.port = found[1].decode(), int(found[2])
                 return self
 
+    def read_line(self) -> str:
+        """Return the next line that the program prints."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().decode()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
