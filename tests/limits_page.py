@@ -32,10 +32,13 @@ _INTRODUCTION = """\
 # Limits
 
 Every limit of the server, with its value. Limits that an operator can change name their
-[setting](configuration.md); all others are fixed. The page is generated from the code.
+[setting](configuration.md); all others are fixed. Sizes without a unit are in bytes,
+and several values of a row are in the order of its text. The page is generated from the code.
 """
 
 _COMMENT = re.compile(r"#: ?(.*)")
+#: Ends of the names of limits that are parts of another one, without a unit.
+_SHARES = ("_JITTER", "_SPREAD")
 _OPTION = re.compile(r"``(--[a-z-]+)``")
 
 
@@ -100,7 +103,8 @@ def _sentence(comment: str) -> str:
 
 def _value_text(name: str, value: object, expression: str) -> str:
     if isinstance(value, float):
-        return f"{value:g} s" if "RATE" not in name else f"{value:g} per second"
+        unit = " per second" if "RATE" in name else "" if name.endswith(_SHARES) else " s"
+        return f"{value:,g}{unit}"
     if not isinstance(value, int):
         return f"`{value!r}`"
     if re.search(r"\b[KMGT]IB\b|<<", expression):

@@ -12,13 +12,13 @@ MIB: Final = 1024 * KIB
 
 # -- streams ------------------------------------------------------------------------------
 
-#: Longest stream path, in UTF-8 after percent-decoding (PROTOCOL.md §12.2).
+#: Longest stream path, in bytes of UTF-8 after percent-decoding (PROTOCOL.md §12.2).
 MAX_PATH: Final = 2048
 
 #: First path segment of control resources; no stream path begins with it (PROTOCOL.md §6).
 RESERVED_SEGMENT: Final = "__ds"
 
-#: Longest Producer-Id, Stream-Seq and Content-Type. Every state of a stream holds them.
+#: Longest Producer-Id, Stream-Seq and Content-Type, in bytes. Every state of a stream holds them.
 MAX_TOKEN: Final = 1024
 
 #: Largest producer epoch and sequence number: exact in JavaScript (PROTOCOL.md §5.2.1).
@@ -31,7 +31,7 @@ MAX_POSITION: Final = 10**16 - 1
 #: indistinguishable. Incarnations inherited from the source of a fork are not counted.
 MAX_LINEAGE: Final = 64
 
-#: Longest TTL: a century, so that no deadline overflows a millisecond clock.
+#: Longest TTL in seconds: a century, so that no deadline overflows a millisecond clock.
 MAX_TTL: Final = 100 * 366 * 24 * 3600
 
 #: Deepest chain of forks (PROTOCOL.md §4.2 sets no limit).
@@ -51,11 +51,12 @@ MAX_UNDIVIDED_BODY: Final = 8 * KIB
 
 # -- live reads ---------------------------------------------------------------------------
 
-#: Bounds of the random reconnection time sent to EventSource, in ms.
+#: Shortest and longest of the random reconnection times sent to EventSource.
 SSE_RETRY_FIRST_MS: Final = 500
 SSE_RETRY_LAST_MS: Final = 3_000
 
-#: Parameters of cursors (PROTOCOL.md §10.1). The epoch is 2024-10-09T00:00:00Z.
+#: Epoch of cursors (2024-10-09T00:00:00Z), their interval and their largest jitter, in seconds
+#: (PROTOCOL.md §10.1).
 CURSOR_EPOCH: Final = 1_728_432_000
 CURSOR_INTERVAL: Final = 20
 CURSOR_MAX_JITTER: Final = 3600
@@ -65,13 +66,13 @@ MAX_CURSOR_DIGITS: Final = 100
 
 # -- subscriptions (PROTOCOL.md §6, §7) ---------------------------------------------------
 
-#: Longest subscription id, in UTF-8: it is part of a key of the store.
+#: Longest subscription id, in bytes of UTF-8: it is part of a key of the store.
 MAX_SUBSCRIPTION_ID: Final = 256
 
 #: Longest description of a subscription and longest name of a worker, in characters.
 MAX_DESCRIPTION: Final = 1024
 
-#: Longest webhook URL.
+#: Longest webhook URL, in bytes.
 MAX_WEBHOOK_URL: Final = 2048
 
 #: Most wildcards of a glob.
@@ -86,7 +87,7 @@ MAX_LINKED_AT_ONCE: Final = 2_000
 #: Largest body of a control request: some thousands of paths or acks.
 MAX_CONTROL_BODY: Final = 1 * MIB
 
-#: Lease of a wake, in ms.
+#: Default, shortest and longest lease of a wake.
 DEFAULT_LEASE_TTL_MS: Final = 30_000
 MIN_LEASE_TTL_MS: Final = 1_000
 MAX_LEASE_TTL_MS: Final = 600_000
@@ -94,9 +95,9 @@ MAX_LEASE_TTL_MS: Final = 600_000
 #: Most streams in one wake. If more are pending, the subscription wakes again.
 MAX_WAKE_STREAMS: Final = 1_000
 
-#: Delay before the first and the longest delay before any retry of a webhook, in ms. Each
-#: failure doubles the delay. The jitter is the share of it that is random, so that the
-#: retries of many subscriptions do not coincide.
+#: Delay before the first retry of a webhook, longest delay before any retry, and share of the
+#: delay that is random, so that the retries of many subscriptions do not coincide. Each failure
+#: doubles the delay.
 RETRY_FIRST_MS: Final = 1_000
 RETRY_LAST_MS: Final = 60_000
 RETRY_JITTER: Final = 0.2

@@ -43,11 +43,11 @@ DUTY_EARLY: Final = 0.05
 #: Pause between two renewals of the subscriptions whose webhooks this node is calling.
 DUTY_RENEWAL: Final = 5.0
 
-#: Lifetime of a callback or claim token. Heartbeats in its second half renew it.
+#: Lifetime of a callback or claim token in seconds. Heartbeats in its second half renew it.
 TOKEN_LIFETIME: Final = 3600
 
-#: Time that a signing key is published before its first and after its last signature: longer than
-#: JWKS caches and replay windows (300 s each).
+#: Time in seconds that a signing key is published before its first and after its last signature:
+#: longer than JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600
 
 #: Pause between two checks for keys that another node has added: less than `KEY_OVERLAP`.
