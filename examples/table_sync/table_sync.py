@@ -34,14 +34,14 @@ create table if not exists place (stream text primary key, reached text not null
 
 
 def opened(path):
-    """A database with the tables. Transactions are begun and ended by ``with``."""
+    """Open a database and create its tables. ``with`` begins and ends a transaction."""
     database = sqlite3.connect(path)
     database.executescript(TABLES)
     return database
 
 
 def apply(database, change):
-    """Make a change to the table. Making it twice is making it once."""
+    """Make a change to the table. A repetition has no effect."""
     if change["op"] == "set":
         row = (change["city"], change["degrees"])
         database.execute("insert or replace into reading values (?, ?)", row)
@@ -50,7 +50,7 @@ def apply(database, change):
 
 
 def record(database, change):
-    """Make a change here, and note it for the others."""
+    """Make a change to the table, and record it in the outbox."""
     with database:
         apply(database, change)
         database.execute("insert into change (body) values (?)", (json.dumps(change),))
@@ -103,7 +103,7 @@ def main(reactor, *arguments):
 
 
 async def nothing():
-    """What did not need the network is done."""
+    """Do nothing: `set`, `remove` and `show` do not use the network."""
 
 
 if __name__ == "__main__":

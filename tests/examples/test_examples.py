@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -43,6 +44,22 @@ class ExampleTests(SynchronousTestCase):
         body, _, end = read.stdout.partition(b"\n[")
         self.assertEqual(end, b"exit status 3]\n")
         self.assertEqual(body.replace(b"err", b""), b"out\xff\r\n" + bytes(3_000_000))
+
+    def test_commands_of_the_readme(self) -> None:
+        """The commands for `job_log` and `table_sync` run in a shell as they are printed."""
+        page = (EXAMPLES / "README.md").read_text("utf-8")
+        _, job_log, _, table_sync = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        with self.serve() as server:
+            host = f"http://localhost:{server.port}/v1/stream/"
+            for block, output in ((job_log, b"made\n"), (table_sync, b"lisbon 24.0\n")):
+                script = block.replace("http://localhost:4437/v1/stream/", host)
+                script = script.replace("examples/", f"{EXAMPLES}/").replace(
+                    "make all", "echo made"
+                )
+                script = f"export DURABLE_STREAMS_URL={host}\n{script}"
+                done = run_program(self.here, "sh", "-ec", script)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertTrue(done.stdout.startswith(output), done.stdout)
 
     def test_llm_tokens(self) -> None:
         """The answer is stored token by token, whether a client reads it or not."""
