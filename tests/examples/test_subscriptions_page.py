@@ -1,4 +1,4 @@
-"""Tests of the webhook worker in docs/subscriptions.md."""
+"""Tests of the programs and commands in docs/subscriptions.md."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from urllib.request import urlopen
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from tests.examples.console_blocks import commands
+from tests.examples.console_blocks import commands, matches
 from tests.examples.programs import TOP, RunningProgram, run_program
 from tests.service.black_box import PATIENCE
 
 PAGE = (TOP / "docs" / "subscriptions.md").read_text("utf-8")
 
 
-class WebhookWorkerTests(SynchronousTestCase):
-    """The program for Node, as it is on the page."""
+class SubscriptionsPageTests(SynchronousTestCase):
+    """The webhook worker for Node, and the pull-wake commands, as they are on the page."""
 
     def test_verifies(self) -> None:
         """It reads what a signed webhook names, and answers other requests with 401."""
@@ -46,6 +46,21 @@ class WebhookWorkerTests(SynchronousTestCase):
                 done = run_program(here, "sh", "-c", shell)
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assertEqual(worker.read_line(), "invoices/1 paid\n")
+
+    def test_pull_wake(self) -> None:
+        """The commands of the section on pull-wake print what the page shows."""
+        here = Path(self.mktemp()).absolute()
+        here.mkdir()
+        section = PAGE.partition("## Create a pull-wake")[2].partition("\n## ")[0]
+        found = commands(section)
+        self.assertEqual(len(found), 6)
+        with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:
+            script = "".join(f"{command.line}\necho\n" for command in found)
+            script = script.replace("http://localhost:4437/v1/stream", server.url.rstrip("/"))
+            done = run_program(here, "sh", "-ec", script)
+        shown = "".join(command.output for command in found)
+        printed = "\n".join(line for line in done.stdout.decode().splitlines() if line)
+        self.assertTrue(matches(shown, printed), (shown, printed, done.stderr))
 
     def forged(self, port: int, kid: str) -> int:
         """Return the status of a request with the false signature of a key."""
