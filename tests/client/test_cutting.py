@@ -21,13 +21,13 @@ VALUES = st.recursive(
 
 
 class CutterCase(SynchronousTestCase):
-    """Small pieces."""
+    """Test case with small pieces."""
 
     def setUp(self) -> None:
         self.patch(messages, "PIECE", 20)
 
     def fed(self, cutter: BytesCutter | ArrayCutter, body: bytes, size: int) -> list[bytes]:
-        """What a cutter hands out of a body that comes in pieces of a size; no run is empty."""
+        """Return the runs of a body that arrives in pieces of a size; none is empty."""
         found = []
         for start in range(0, len(body), size):
             run, count = cutter.feed(body[start : start + size])
@@ -44,14 +44,14 @@ class ArrayCutterTests(CutterCase):
 
     @given(st.lists(VALUES, max_size=9), st.integers(1, 60), st.data(), st.sampled_from([None, 1]))
     def test_all(self, values: list[Any], size: int, data: Any, indent: int | None) -> None:
-        """Every element once, from any one on, however it is written and comes."""
+        """Every element from the first that is not skipped is returned once."""
         body = json.dumps(values, indent=indent).encode()
         skip = data.draw(st.integers(0, len(values)))
         runs = self.fed(ArrayCutter(skip), body, size)
         self.assertEqual([value for run in runs for value in json.loads(run)], values[skip:])
 
     def test_memory(self) -> None:
-        """What was handed out is not kept, whatever the elements look like."""
+        """Returned elements are not kept in memory."""
         elements = (b'{"a":[1,{"b":2},3]}', b'"x"', b"[[],[1,2]]", b"12", b'[{"a":1},{"b":2}]')
         for element in elements:
             cutter = ArrayCutter(0)
@@ -61,12 +61,12 @@ class ArrayCutterTests(CutterCase):
                 self.assertLess(len(cutter._buffer), 200)
 
     def test_no_array(self) -> None:
-        """Is refused, and so is one that ends too early or too late."""
+        """A body that is no array, or ends early or late, is refused."""
         for body in (b"x" * 50, b'{"a":"' + b"x" * 50 + b'"}', b"[" + b"1," * 50, b"[1] " * 20):
             self.assertRaises(BadResponse, self.fed, ArrayCutter(0), body, 10)
 
     def test_shorter_than_before(self) -> None:
-        """Elements that were handed out have to be there."""
+        """An array with fewer elements than are to be skipped is refused."""
         for body in (b"[]", b"[1,2]", b"[" + b"1," * 50 + b"1]"):
             self.assertRaises(BadResponse, self.fed, ArrayCutter(60), body, 10)
 
@@ -76,10 +76,10 @@ class BytesCutterTests(CutterCase):
 
     @given(st.binary(max_size=200), st.integers(1, 60), st.data())
     def test_all(self, body: bytes, size: int, data: Any) -> None:
-        """Every byte once, from any one on."""
+        """Every byte from the first that is not skipped is returned once."""
         skip = data.draw(st.integers(0, len(body)))
         self.assertEqual(b"".join(self.fed(BytesCutter(skip), body, size)), body[skip:])
 
     def test_shorter_than_before(self) -> None:
-        """Bytes that were handed out have to be there."""
+        """A body shorter than the bytes to be skipped is refused."""
         self.assertRaises(BadResponse, self.fed, BytesCutter(11), b"x" * 10, 3)

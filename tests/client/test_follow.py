@@ -13,15 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.client import BadResponse, Batch, Rejected, Unreachable, messages
 from durable_streams_tw.client.follow import Live
 from durable_streams_tw.http.settings import Settings
-from tests.client.rig import Rig, Script, answer
+from tests.client.client_fixture import ClientFixture, Script, answer
 
 WHOLE = Settings(long_poll_timeout=2.0, sse_reconnect_interval=3.0)
 SMALL = Settings(max_chunk=64, long_poll_timeout=2.0, sse_reconnect_interval=3.0)
 OFFSET = "0000000000000000_0000000000000000"
 
 
-async def gather(rig: Rig, into: list[Batch], name: str = "s", **how: Any) -> None:
-    async for batch in rig.stream(name).follow(**how):
+async def gather(fixture: ClientFixture, into: list[Batch], name: str = "s", **how: Any) -> None:
+    async for batch in fixture.stream(name).follow(**how):
         into.append(batch)
 
 
@@ -34,7 +34,7 @@ def event(kind: str, *lines: str) -> bytes:
 
 
 class FollowTests(SynchronousTestCase):
-    """Against the real streams."""
+    """Followers of streams of the real server."""
 
     def followed(
         self,
@@ -44,20 +44,20 @@ class FollowTests(SynchronousTestCase):
         cuts: list[int | None],
         settings: Settings = SMALL,
     ) -> list[Batch]:
-        """What a follower sees of parts that are appended while it follows."""
-        rig = Rig(cuts=list(cuts), settings=settings)
-        rig.rig.put("s", content_type)
+        """Return the data of a follower of parts that are appended while it follows."""
+        fixture = ClientFixture(cuts=list(cuts), settings=settings)
+        fixture.fixture.put("s", content_type)
         half = len(parts) // 2
         for part in parts[:half]:
-            rig.rig.post("s", part, content_type)
+            fixture.fixture.post("s", part, content_type)
         seen: list[Batch] = []
-        done = rig.start(gather(rig, seen, live=live))
+        done = fixture.start(gather(fixture, seen, live=live))
         for part in parts[half:]:
-            rig.turn(0.4)
-            rig.rig.post("s", part, content_type)
-        rig.turn(0.4)
-        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
-        rig.finish(done)
+            fixture.turn(0.4)
+            fixture.fixture.post("s", part, content_type)
+        fixture.turn(0.4)
+        fixture.fixture.ask("POST", "s", {"Stream-Closed": "true"})
+        fixture.finish(done)
         self.assertTrue(seen[-1].closed)
         return seen
 
@@ -75,7 +75,7 @@ class FollowTests(SynchronousTestCase):
         st.lists(st.integers(0, 900), max_size=12),
     )
     def test_text(self, parts: list[str], cuts: list[int]) -> None:
-        """Carriage returns too, which event streams cannot carry."""
+        """Text arrives unchanged, with the carriage returns that SSE cannot carry."""
         raw = [part.encode() for part in parts]
         seen = self.followed("text/plain; charset=utf-8", "auto", raw, [*cuts])
         self.assertEqual(content(seen), b"".join(raw))
@@ -99,7 +99,7 @@ class FollowTests(SynchronousTestCase):
         st.lists(st.integers(0, 1500), max_size=12),
     )
     def test_long_answers(self, live: Live, parts: list[str], cuts: list[int]) -> None:
-        """They are handed out in pieces, and what was handed out is not handed out again."""
+        """A long response is yielded in pieces, none of them twice."""
         with patch.object(messages, "PIECE", 20):
             raw = [part.encode() for part in parts]
             for kind in ("application/octet-stream", "text/plain"):
@@ -113,36 +113,36 @@ class FollowTests(SynchronousTestCase):
             self.assertEqual([m for batch in seen for m in batch.messages()], sent)
 
     def test_another_stream_midway(self) -> None:
-        """What is left of an answer is not taken from a stream of another life."""
-        rig = Rig(cuts=[400_000], settings=WHOLE)
+        """A cut response is not continued with another stream of the same URL."""
+        fixture = ClientFixture(cuts=[400_000], settings=WHOLE)
         seen: list[Batch] = []
         with patch.object(messages, "PIECE", 20):
-            rig.rig.put("s", "text/plain", b"1" * 600_000)
-            done = rig.start(gather(rig, seen))
-            rig.turn()
+            fixture.fixture.put("s", "text/plain", b"1" * 600_000)
+            done = fixture.start(gather(fixture, seen))
+            fixture.turn()
             self.assertGreater(len(content(seen)), 0)
             self.assertIsNone(seen[-1].offset)
-            rig.rig.ask("DELETE", "s")
-            rig.rig.put("s", "text/plain", b"2" * 600_000)
-            self.assertRaises(BadResponse, rig.finish, done)
+            fixture.fixture.ask("DELETE", "s")
+            fixture.fixture.put("s", "text/plain", b"2" * 600_000)
+            self.assertRaises(BadResponse, fixture.finish, done)
         self.assertNotIn(b"2", content(seen))
 
     def test_offsets_resume(self) -> None:
-        """Every offset that was handed out is one to go on from, without gap or overlap."""
+        """A read from any yielded offset continues without gap or overlap."""
         parts = [bytes([number]) * 50 for number in range(6)]
         seen = self.followed("application/octet-stream", "sse", parts, [])
         self.assertGreater(len(seen), 3)
-        rig = Rig(settings=SMALL)
-        rig.rig.put("s", "application/octet-stream")
-        rig.rig.post("s", b"".join(parts), "application/octet-stream")
-        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
+        fixture = ClientFixture(settings=SMALL)
+        fixture.fixture.put("s", "application/octet-stream")
+        fixture.fixture.post("s", b"".join(parts), "application/octet-stream")
+        fixture.fixture.ask("POST", "s", {"Stream-Closed": "true"})
         for number, batch in enumerate(seen):
             rest: list[Batch] = []
-            rig.run(gather(rig, rest, offset=batch.offset))
+            fixture.run(gather(fixture, rest, offset=batch.offset))
             self.assertEqual(content(seen[: number + 1]) + content(rest), b"".join(parts))
 
     def test_a_token_that_was_renewed(self) -> None:
-        """A live request that is refused for its old token is made again with the new one."""
+        """A live request with an expired token is repeated with the renewed one."""
         fields = {"Stream_Next_Offset": "a", "Content_Type": "text/plain"}
         caught_up = answer("200 OK", b"x", Stream_Up_To_Date="true", **fields)
         event_stream = answer(
@@ -155,113 +155,113 @@ class FollowTests(SynchronousTestCase):
         modes: tuple[tuple[Live, bytes], ...] = (("sse", event_stream), ("long-poll", poll))
         for live, last in modes:
             script = Script(caught_up, answer("401 Unauthorized"), last)
-            rig = Rig(script, tokens=["old", "old", "new"])
+            fixture = ClientFixture(script, tokens=["old", "old", "new"])
             seen: list[Batch] = []
-            rig.run(gather(rig, seen, live=live))
+            fixture.run(gather(fixture, seen, live=live))
             self.assertEqual(content(seen), b"xy")
             self.assertIn(b"Bearer new", script.requests[-1])
-            self.assertEqual(rig.notices, [])
+            self.assertEqual(fixture.notices, [])
             script = Script(caught_up, answer("401 Unauthorized"))
-            rig = Rig(script, tokens=["old"])
-            self.assertRaises(Rejected, rig.run, gather(rig, [], live=live))
+            fixture = ClientFixture(script, tokens=["old"])
+            self.assertRaises(Rejected, fixture.run, gather(fixture, [], live=live))
 
     def test_now(self) -> None:
-        """From now on: nothing of what there is, and an offset from the start."""
-        rig = Rig()
-        rig.rig.put("s", "text/plain", b"old")
+        """A follower from `now` skips existing data and has an offset at once."""
+        fixture = ClientFixture()
+        fixture.fixture.put("s", "text/plain", b"old")
         seen: list[Batch] = []
-        done = rig.start(gather(rig, seen, offset="now"))
-        rig.turn(1)
+        done = fixture.start(gather(fixture, seen, offset="now"))
+        fixture.turn(1)
         self.assertEqual([(batch.data, str(batch.offset)[-1]) for batch in seen], [(b"", "3")])
-        rig.rig.post("s", b"new")
-        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
-        rig.finish(done)
+        fixture.fixture.post("s", b"new")
+        fixture.fixture.ask("POST", "s", {"Stream-Closed": "true"})
+        fixture.finish(done)
         self.assertEqual(content(seen), b"new")
 
     def test_an_event_is_handed_out_at_once(self) -> None:
-        """Not when a connection ends, and not when the next event comes."""
-        rig = Rig()
-        rig.rig.put("s", "application/octet-stream")
+        """An event is yielded when it arrives, before the next one or the end."""
+        fixture = ClientFixture()
+        fixture.fixture.put("s", "application/octet-stream")
         seen: list[Batch] = []
-        done = rig.start(gather(rig, seen))
+        done = fixture.start(gather(fixture, seen))
         for number in range(3):
-            rig.turn()
-            rig.rig.post("s", b"%d" % number, "application/octet-stream")
-            rig.turn()
+            fixture.turn()
+            fixture.fixture.post("s", b"%d" % number, "application/octet-stream")
+            fixture.turn()
             self.assertEqual(content(seen), b"012"[: number + 1])
         done.addErrback(lambda _: None)
         done.cancel()
 
     def test_a_server_that_is_away(self) -> None:
-        """Is asked again, ever less often, and told of once."""
-        rig = Rig(endure=None)
-        rig.rig.put("s", "application/octet-stream")
+        """A server that is away is asked again with growing pauses, and reported once."""
+        fixture = ClientFixture(endure=None)
+        fixture.fixture.put("s", "application/octet-stream")
         seen: list[Batch] = []
-        done = rig.start(gather(rig, seen))
-        rig.turn(1)
-        rig.network.down = True
-        rig.network.links[-1].cut()
-        before = rig.network.connects
+        done = fixture.start(gather(fixture, seen))
+        fixture.turn(1)
+        fixture.network.down = True
+        fixture.network.links[-1].cut()
+        before = fixture.network.connects
         for _ in range(600):
-            rig.turn(1)
-        self.assertTrue(60 <= rig.network.connects - before <= 130, rig.network.connects)
-        self.assertEqual(len(rig.notices), 1, rig.notices)
-        rig.network.down = False
-        rig.rig.post("s", b"back", "application/octet-stream")
+            fixture.turn(1)
+        self.assertTrue(60 <= fixture.network.connects - before <= 130, fixture.network.connects)
+        self.assertEqual(len(fixture.notices), 1, fixture.notices)
+        fixture.network.down = False
+        fixture.fixture.post("s", b"back", "application/octet-stream")
         for _ in range(12):
-            rig.turn(1)
+            fixture.turn(1)
         self.assertEqual(content(seen), b"back")
-        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
-        rig.finish(done)
+        fixture.fixture.ask("POST", "s", {"Stream-Closed": "true"})
+        fixture.finish(done)
 
     def test_a_server_that_stays_away(self) -> None:
-        rig = Rig(endure=20)
-        rig.network.down = True
-        before = rig.clock.seconds()
-        self.assertRaises(Unreachable, rig.run, gather(rig, []))
-        self.assertLessEqual(rig.clock.seconds() - before, 21)
+        fixture = ClientFixture(endure=20)
+        fixture.network.down = True
+        before = fixture.clock.seconds()
+        self.assertRaises(Unreachable, fixture.run, gather(fixture, []))
+        self.assertLessEqual(fixture.clock.seconds() - before, 21)
 
     def test_a_deleted_stream(self) -> None:
-        """Ends the follower with what the server says, after all that there was."""
+        """A deleted stream ends the follower with the server's error, after its data."""
         for live in ("sse", "long-poll"):
-            rig = Rig()
-            rig.rig.put("s", "application/octet-stream", b"last words")
+            fixture = ClientFixture()
+            fixture.fixture.put("s", "application/octet-stream", b"last words")
             seen: list[Batch] = []
-            done = rig.start(gather(rig, seen, live=live))
-            rig.turn(1)
-            rig.rig.ask("DELETE", "s")
+            done = fixture.start(gather(fixture, seen, live=live))
+            fixture.turn(1)
+            fixture.fixture.ask("DELETE", "s")
             with self.assertRaises(Rejected) as caught:
-                rig.finish(done)
+                fixture.finish(done)
             self.assertEqual(caught.exception.status, 404)
             self.assertEqual(content(seen), b"last words")
 
     def test_a_silent_connection_is_given_up(self) -> None:
-        """One that brings nothing for longer than any server is silent."""
-        rig = Rig()
-        rig.rig.put("s", "application/octet-stream")
+        """A connection that is silent for longer than a server may be is closed."""
+        fixture = ClientFixture()
+        fixture.fixture.put("s", "application/octet-stream")
         seen: list[Batch] = []
-        done = rig.start(gather(rig, seen))
-        rig.turn(1)
-        dead = rig.network.links[-1]
+        done = fixture.start(gather(fixture, seen))
+        fixture.turn(1)
+        dead = fixture.network.links[-1]
         dead.carry = lambda: False  # type: ignore[method-assign]
-        rig.rig.post("s", b"unheard", "application/octet-stream")
-        rig.turn(95)
+        fixture.fixture.post("s", b"unheard", "application/octet-stream")
+        fixture.turn(95)
         for _ in range(4):
-            rig.turn(1)
+            fixture.turn(1)
         self.assertEqual(content(seen), b"unheard")
         done.addErrback(lambda _: None)
         done.cancel()
 
 
 class ScriptedTests(SynchronousTestCase):
-    """Against servers that are not ours."""
+    """Followers of scripted servers."""
 
     def run_script(self, *answers: bytes, **how: Any) -> tuple[list[Batch], list[bytes]]:
         script = Script(*answers)
-        rig = Rig(script, endure=5)
+        fixture = ClientFixture(script, endure=5)
         seen: list[Batch] = []
         try:
-            rig.run(gather(rig, seen, **how))
+            fixture.run(gather(fixture, seen, **how))
         finally:
             self.seen = seen
         return seen, [request.split(b" ")[1] for request in script.requests]
@@ -276,7 +276,7 @@ class ScriptedTests(SynchronousTestCase):
         )
 
     def test_data_without_their_control_event_are_dropped(self) -> None:
-        """They are asked for again: an event stream's data are nobody's until the offset is."""
+        """Data without the offset after them are requested again."""
         sse = {"Content_Type": "text/event-stream", "Stream_SSE_Data_Encoding": "base64"}
         control = event("control", '{"streamNextOffset":"b","streamCursor":"7"}')
         first = event("data", "AQ", "ID") + control + event("data", "BAUG")
@@ -297,7 +297,7 @@ class ScriptedTests(SynchronousTestCase):
         )
 
     def test_a_server_without_event_streams(self) -> None:
-        """Is long-polled, and its cursor echoed."""
+        """A server without SSE is long-polled with the cursor of its responses."""
         closed = {"Stream_Next_Offset": "b", "Stream_Closed": "true"}
         waited = {"Stream_Next_Offset": "a", "Stream_Cursor": "9", "Stream_Up_To_Date": "true"}
         _, asked = self.run_script(
@@ -312,7 +312,7 @@ class ScriptedTests(SynchronousTestCase):
         )
 
     def test_a_body_that_ends_early_is_no_body(self) -> None:
-        """What was cut is asked for again, and nothing of it is handed out."""
+        """A body that is cut is requested again, and none of it is yielded."""
         whole = self.tail(b"whole").replace(b"Up-To-Date", b"Closed")
         seen, asked = self.run_script(whole[:-2], whole)
         self.assertEqual((content(seen), len(asked)), (b"whole", 2))
@@ -323,7 +323,7 @@ class ScriptedTests(SynchronousTestCase):
         self.assertEqual(self.seen, [])
 
     def test_passing_failures(self) -> None:
-        """503 with Retry-After is waited out; what is refused for good is not asked again."""
+        """503 with Retry-After is retried; a permanent error is not."""
         busy = answer("503 Service Unavailable", Retry_After="2")
         whole = self.tail(b"x").replace(b"Up-To-Date", b"Closed")
         seen, asked = self.run_script(busy, whole)
@@ -333,7 +333,7 @@ class ScriptedTests(SynchronousTestCase):
                 self.run_script(answer(status))
 
     def test_answers_that_are_not_of_the_protocol(self) -> None:
-        """Say so: nothing is guessed."""
+        """A response that violates the protocol raises `BadResponse`."""
         sse = {"Content_Type": "text/event-stream"}
         for answers in (
             [answer("200 OK", b"<html>", Content_Type="text/html")],
@@ -349,14 +349,14 @@ class ScriptedTests(SynchronousTestCase):
                 self.run_script(*answers)
 
     def test_catch_up_ends(self) -> None:
-        """At the tail of an open stream."""
-        rig = Rig(settings=SMALL)
-        rig.rig.put("s", "text/plain", b"ab" * 100)
+        """A catch-up read ends at the tail of an open stream."""
+        fixture = ClientFixture(settings=SMALL)
+        fixture.fixture.put("s", "text/plain", b"ab" * 100)
 
         async def read() -> list[Batch]:
-            return [batch async for batch in rig.stream("s").read()]
+            return [batch async for batch in fixture.stream("s").read()]
 
-        batches = rig.run(read())
+        batches = fixture.run(read())
         self.assertEqual(content(batches), b"ab" * 100)
         self.assertGreater(len(batches), 2)
         self.assertEqual([b.up_to_date for b in batches][-2:], [False, True])

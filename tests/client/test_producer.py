@@ -21,7 +21,7 @@ from durable_streams_tw.client import (
     StreamClosed,
     Unauthorized,
 )
-from tests.client.rig import Rig, Script, answer
+from tests.client.client_fixture import ClientFixture, Script, answer
 
 LOST = b""
 GAP = {"Producer_Expected_Seq": "0", "Producer_Received_Seq": "1"}
@@ -34,20 +34,20 @@ def accepted(seq: int) -> bytes:
 class ProducerTests(SynchronousTestCase):
     """Against the real streams, and against scripts."""
 
-    def producer(self, rig: Rig, name: str | None = None, **how: Any) -> Producer:
-        stream = rig.stream("s")
+    def producer(self, fixture: ClientFixture, name: str | None = None, **how: Any) -> Producer:
+        stream = fixture.stream("s")
         stream._content_type = "text/plain"
         return stream.producer(name, **how)
 
-    def append_all(self, rig: Rig, parts: list[bytes], **how: Any) -> Producer:
-        producer = self.producer(rig, **how)
+    def append_all(self, fixture: ClientFixture, parts: list[bytes], **how: Any) -> Producer:
+        producer = self.producer(fixture, **how)
 
         async def work() -> None:
             for part in parts:
                 await producer.append(part)
             await producer.close()
 
-        rig.run(work())
+        fixture.run(work())
         return producer
 
     @given(
@@ -60,104 +60,109 @@ class ProducerTests(SynchronousTestCase):
         self, parts: list[bytes], cuts: list[int], in_flight: int, size: int
     ) -> None:
         """Batches whose responses are lost are appended once, in order, pipelined or not."""
-        rig = Rig(cuts=[*cuts], endure=None)
-        rig.rig.put("s")
-        self.append_all(rig, parts, max_in_flight=in_flight, max_batch_bytes=size)
-        read = rig.rig.ask("GET", "s")
+        fixture = ClientFixture(cuts=[*cuts], endure=None)
+        fixture.fixture.put("s")
+        self.append_all(fixture, parts, max_in_flight=in_flight, max_batch_bytes=size)
+        read = fixture.fixture.ask("GET", "s")
         self.assertEqual((read.body, read.header["stream-closed"]), (b"".join(parts), "true"))
 
     def test_messages_are_batched(self) -> None:
         """Messages of one turn share a request; a JSON batch is an array of them."""
-        rig = Rig()
-        rig.rig.put("s", "application/json")
-        before = rig.network.connects
+        fixture = ClientFixture()
+        fixture.fixture.put("s", "application/json")
+        before = fixture.network.connects
 
         async def work() -> list[Any]:
-            async with rig.stream("s").producer() as producer:
+            async with fixture.stream("s").producer() as producer:
                 return [await producer.append_json([number]) for number in range(20)]
 
-        deliveries = rig.run(work())
+        deliveries = fixture.run(work())
         self.assertTrue(all(delivery.is_settled for delivery in deliveries))
-        self.assertEqual(rig.run(rig.stream("s").read_json()), [[number] for number in range(20)])
+        self.assertEqual(
+            fixture.run(fixture.stream("s").read_json()), [[number] for number in range(20)]
+        )
         # One connection asked for the content type, one appended, one read.
-        self.assertEqual(rig.network.connects - before, 3)
+        self.assertEqual(fixture.network.connects - before, 3)
 
     def test_linger(self) -> None:
         """A batch is sent when it is full, or when its first message has waited long enough."""
-        rig = Rig()
-        rig.rig.put("s")
-        producer = self.producer(rig, linger=2.0, max_batch_bytes=4)
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
+        producer = self.producer(fixture, linger=2.0, max_batch_bytes=4)
 
         async def give(*parts: bytes) -> None:
             for part in parts:
                 await producer.append(part)
 
-        rig.run(give(b"ab"))
-        rig.turn(1.9)
-        rig.turn()
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"")
-        rig.turn(0.2)
-        rig.turn()
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"ab")
-        rig.run(give(b"cd", b"ef", b"g"))
-        rig.turn()
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"abcdef")
-        rig.run(producer.flush())
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"abcdefg")
+        fixture.run(give(b"ab"))
+        fixture.turn(1.9)
+        fixture.turn()
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"")
+        fixture.turn(0.2)
+        fixture.turn()
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"ab")
+        fixture.run(give(b"cd", b"ef", b"g"))
+        fixture.turn()
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"abcdef")
+        fixture.run(producer.flush())
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"abcdefg")
 
     def test_back_pressure(self) -> None:
         """`append` waits while too many bytes are unacknowledged, and goes on in order."""
-        rig = Rig(endure=None)
-        rig.rig.put("s")
-        producer = self.producer(rig, max_buffered_bytes=3, linger=0)
-        rig.run(producer.append(b"1"))
-        rig.run(producer.flush())
-        rig.network.down = True
-        for link in rig.network.links:
+        fixture = ClientFixture(endure=None)
+        fixture.fixture.put("s")
+        producer = self.producer(fixture, max_buffered_bytes=3, linger=0)
+        fixture.run(producer.append(b"1"))
+        fixture.run(producer.flush())
+        fixture.network.down = True
+        for link in fixture.network.links:
             link.cut()
-        appends = [rig.start(producer.append(b"%d2" % number)) for number in range(4)]
-        rig.turn()
+        appends = [fixture.start(producer.append(b"%d2" % number)) for number in range(4)]
+        fixture.turn()
         self.assertEqual([one.called for one in appends], [True, True, False, False])
-        rig.network.down = False
+        fixture.network.down = False
         for append in appends:
-            rig.finish(append)
-        rig.run(producer.flush())
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"102122232")
+            fixture.finish(append)
+        fixture.run(producer.flush())
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"102122232")
 
     def test_gap(self) -> None:
-        """A batch that arrives before the one before it is sent again after that."""
+        """A batch that overtakes the previous one is repeated after it."""
         script = Script(answer("409 Conflict", **GAP), accepted(0), accepted(1))
         # The first batch is answered last: its connection is the first to be lost.
         script.answers.insert(0, LOST)
-        rig = Rig(script)
-        producer = self.producer(rig, max_batch_bytes=1)
+        fixture = ClientFixture(script)
+        producer = self.producer(fixture, max_batch_bytes=1)
 
         async def work() -> None:
             for part in (b"1", b"2"):
                 await producer.append(part)
             await producer.flush()
 
-        rig.run(work())
+        fixture.run(work())
         numbers = [one.lower().partition(b"producer-seq: ")[2][:1] for one in script.requests]
         self.assertEqual(numbers, [b"0", b"1", b"0", b"1"])
 
     def test_gap_that_stays(self) -> None:
         """A server that has forgotten the producer ends it with an error."""
         script = Script(accepted(0), answer("409 Conflict", **GAP), answer("409 Conflict", **GAP))
-        rig = Rig(script)
-        producer = self.producer(rig)
-        rig.run(producer.append(b"1"))
-        rig.run(producer.flush())
-        rig.run(producer.append(b"2"))
-        self.assertRaises(SequenceConflict, rig.run, producer.flush())
+        fixture = ClientFixture(script)
+        producer = self.producer(fixture)
+        fixture.run(producer.append(b"1"))
+        fixture.run(producer.flush())
+        fixture.run(producer.append(b"2"))
+        self.assertRaises(SequenceConflict, fixture.run, producer.flush())
 
     def test_failed_batch_stops_the_producer(self) -> None:
         """Messages after a refused batch are not sent; each gets its error."""
-        rig = Rig()
-        rig.rig.put("s")
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
         failed: list[bytes] = []
         producer = self.producer(
-            rig, max_batch_bytes=1, max_in_flight=2, on_failure=lambda data, _: failed.append(data)
+            fixture,
+            max_batch_bytes=1,
+            max_in_flight=2,
+            on_failure=lambda data, _: failed.append(data),
         )
         deliveries: list[Delivery] = []
 
@@ -165,114 +170,114 @@ class ProducerTests(SynchronousTestCase):
             for part in parts:
                 deliveries.append(await producer.append(part))
 
-        rig.run(give(b"1"))
-        rig.run(producer.flush())
-        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
-        rig.run(give(b"2", b"3", b"4", b"5"))
-        self.assertRaises(StreamClosed, rig.run, producer.flush())
+        fixture.run(give(b"1"))
+        fixture.run(producer.flush())
+        fixture.fixture.ask("POST", "s", {"Stream-Closed": "true"})
+        fixture.run(give(b"2", b"3", b"4", b"5"))
+        self.assertRaises(StreamClosed, fixture.run, producer.flush())
         self.assertEqual(sorted(failed), [b"2", b"3", b"4", b"5"])
 
         async def result(delivery: Delivery) -> Any:
             return await delivery
 
-        rig.run(result(deliveries[0]))
-        self.assertRaises(StreamClosed, rig.run, result(deliveries[1]))
+        fixture.run(result(deliveries[0]))
+        self.assertRaises(StreamClosed, fixture.run, result(deliveries[1]))
         for delivery in deliveries[3:]:
-            self.assertRaises(ProducerStopped, rig.run, result(delivery))
+            self.assertRaises(ProducerStopped, fixture.run, result(delivery))
         with self.assertRaises(ProducerStopped) as caught:
-            rig.run(producer.append(b"6"))
+            fixture.run(producer.append(b"6"))
         self.assertIn("streams.example", str(caught.exception))
 
     def test_failing_header_function(self) -> None:
         """An error of a header function is the error of the messages, and ends no loop."""
-        rig = Rig(headers_fail=True)
-        producer = self.producer(rig)
-        rig.run(producer.append(b"1"))
-        self.assertRaises(ZeroDivisionError, rig.run, producer.flush())
+        fixture = ClientFixture(headers_fail=True)
+        producer = self.producer(fixture)
+        fixture.run(producer.append(b"1"))
+        self.assertRaises(ZeroDivisionError, fixture.run, producer.flush())
 
     def test_invalid_messages(self) -> None:
-        """A message that the server would refuse is refused alone."""
-        rig = Rig()
-        rig.rig.put("j", "application/json")
-        rig.rig.put("s")
-        producer = rig.stream("j").producer()
-        self.assertRaises(InvalidArgument, rig.run, producer.append("no"))
-        self.assertRaises(InvalidArgument, rig.run, producer.append("1, 2"))
-        rig.run(producer.append("1"))
-        rig.run(producer.flush())
-        self.assertEqual(rig.rig.ask("GET", "j").body, b"[1]")
-        self.assertRaises(InvalidArgument, rig.run, rig.stream("s").producer().append(""))
+        """An invalid message is refused without the others of its batch."""
+        fixture = ClientFixture()
+        fixture.fixture.put("j", "application/json")
+        fixture.fixture.put("s")
+        producer = fixture.stream("j").producer()
+        self.assertRaises(InvalidArgument, fixture.run, producer.append("no"))
+        self.assertRaises(InvalidArgument, fixture.run, producer.append("1, 2"))
+        fixture.run(producer.append("1"))
+        fixture.run(producer.flush())
+        self.assertEqual(fixture.fixture.ask("GET", "j").body, b"[1]")
+        self.assertRaises(InvalidArgument, fixture.run, fixture.stream("s").producer().append(""))
 
     def test_closing(self) -> None:
         """A producer closes once, atomically with a last message, and accepts nothing after it."""
-        rig = Rig()
-        rig.rig.put("s")
-        producer = self.producer(rig)
-        rig.run(producer.append("1"))
-        first = rig.run(producer.close("end"))
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
+        producer = self.producer(fixture)
+        fixture.run(producer.append("1"))
+        first = fixture.run(producer.close("end"))
         self.assertTrue(first.closed)
-        self.assertEqual(rig.run(producer.close("other")), first)
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"1end")
-        self.assertRaises(ProducerStopped, rig.run, producer.append("2"))
+        self.assertEqual(fixture.run(producer.close("other")), first)
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"1end")
+        self.assertRaises(ProducerStopped, fixture.run, producer.append("2"))
 
     def test_left_by_an_error(self) -> None:
         """A block that fails drops the messages that are not sent."""
-        rig = Rig()
-        rig.rig.put("s")
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
         deliveries: list[Delivery] = []
 
         async def work() -> None:
-            async with self.producer(rig, linger=60) as producer:
+            async with self.producer(fixture, linger=60) as producer:
                 deliveries.append(await producer.append("1"))
                 raise KeyError
 
-        self.assertRaises(KeyError, rig.run, work())
+        self.assertRaises(KeyError, fixture.run, work())
         self.assertTrue(deliveries[0].is_settled)
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"")
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"")
 
     def test_name_in_use(self) -> None:
         """The next producer of a name appends too, and fences the one before."""
-        rig = Rig()
-        rig.rig.put("s")
-        first = self.producer(rig, "p")
-        rig.run(first.append(b"1"))
-        rig.run(first.flush())
-        rig.clock.advance(1)
-        second = self.producer(rig, "p")
-        rig.run(second.append(b"2"))
-        rig.run(second.flush())
-        rig.run(first.append(b"never"))
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
+        first = self.producer(fixture, "p")
+        fixture.run(first.append(b"1"))
+        fixture.run(first.flush())
+        fixture.clock.advance(1)
+        second = self.producer(fixture, "p")
+        fixture.run(second.append(b"2"))
+        fixture.run(second.flush())
+        fixture.run(first.append(b"never"))
         with self.assertRaises(Fenced) as caught:
-            rig.run(first.flush())
+            fixture.run(first.flush())
         self.assertEqual(caught.exception.status, 403)
         self.assertEqual(caught.exception.problem, "urn:durable-streams:problem:stale-epoch")
         # The clock was set back: the next epoch is claimed.
-        rig.clock.rightNow -= 5000
-        third = self.producer(rig, "p", max_batch_bytes=1)
+        fixture.clock.rightNow -= 5000
+        third = self.producer(fixture, "p", max_batch_bytes=1)
         for part in (b"3", b"4"):
-            rig.run(third.append(part))
-        rig.run(third.flush())
+            fixture.run(third.append(part))
+        fixture.run(third.flush())
         self.assertEqual(third.epoch, second.epoch + 1)
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"1234")
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"1234")
 
     def test_epoch_in_use(self) -> None:
-        """A batch that the server takes for another's is not lost without an error."""
-        rig = Rig()
-        rig.rig.put("s")
+        """A batch that the server deduplicates against another one raises an error."""
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
         for error in (None, Fenced):
-            producer = self.producer(rig, "p", epoch=7)
-            rig.run(producer.append(b"1"))
+            producer = self.producer(fixture, "p", epoch=7)
+            fixture.run(producer.append(b"1"))
             if error is None:
-                rig.run(producer.flush())
+                fixture.run(producer.flush())
             else:
-                self.assertRaises(error, rig.run, producer.flush())
-        producer = self.producer(rig, "p", epoch=3)
-        rig.run(producer.append(b"1"))
-        self.assertRaises(Fenced, rig.run, producer.flush())
-        producer = self.producer(rig, "p", epoch=3, claim=True)
-        rig.run(producer.append(b"2"))
-        rig.run(producer.flush())
-        self.assertEqual((producer.epoch, rig.rig.ask("GET", "s").body), (8, b"12"))
+                self.assertRaises(error, fixture.run, producer.flush())
+        producer = self.producer(fixture, "p", epoch=3)
+        fixture.run(producer.append(b"1"))
+        self.assertRaises(Fenced, fixture.run, producer.flush())
+        producer = self.producer(fixture, "p", epoch=3, claim=True)
+        fixture.run(producer.append(b"2"))
+        fixture.run(producer.flush())
+        self.assertEqual((producer.epoch, fixture.fixture.ask("GET", "s").body), (8, b"12"))
 
     def test_gives_up_in_doubt(self) -> None:
         """A batch that a proxy answered for has an unknown outcome when the producer gives up."""
@@ -282,23 +287,27 @@ class ProducerTests(SynchronousTestCase):
             ([answer("502 Bad Gateway"), answer("403 Forbidden", Producer_Epoch="9")], 403),
             ([LOST] * 20, None),
         ):
-            rig = Rig(Script(*replies), endure=5)
+            fixture = ClientFixture(Script(*replies), endure=5)
             with self.assertRaises(OutcomeUnknown) as caught:
-                self.append_all(rig, [b"1"])
+                self.append_all(fixture, [b"1"])
             self.assertEqual(caught.exception.status, status)
-        self.assertRaises(NotFound, self.append_all, Rig(Script(answer("404 Not Found"))), [b"1"])
+        self.assertRaises(
+            NotFound, self.append_all, ClientFixture(Script(answer("404 Not Found"))), [b"1"]
+        )
 
     def test_renewed_token(self) -> None:
         """A producer goes on with the new token."""
         script = Script(answer("401 Unauthorized"), accepted(0), accepted(1))
-        self.append_all(Rig(script, tokens=["old", "new"]), [b"1"])
+        self.append_all(ClientFixture(script, tokens=["old", "new"]), [b"1"])
         self.assertIn(b"Bearer new", script.requests[1])
         script = Script(answer("401 Unauthorized"))
-        self.assertRaises(Unauthorized, self.append_all, Rig(script, tokens=["old"]), [b"1"])
+        self.assertRaises(
+            Unauthorized, self.append_all, ClientFixture(script, tokens=["old"]), [b"1"]
+        )
 
     def test_invalid_options(self) -> None:
         """Arguments out of range are refused, with the name of the argument."""
-        rig = Rig()
+        fixture = ClientFixture()
         options: tuple[tuple[str, Any], ...] = (
             ("name", ""),
             ("name", "a\nb"),
@@ -313,16 +322,21 @@ class ProducerTests(SynchronousTestCase):
         )
         for argument, value in options:
             with self.assertRaises(InvalidArgument) as caught:
-                self.producer(rig, **{argument: value})
+                self.producer(fixture, **{argument: value})
             self.assertEqual(caught.exception.argument, argument)
             self.assertIsInstance(caught.exception, ClientError)
 
     def test_server_that_ignores_numbers(self) -> None:
-        """Nothing is sent twice to a server that does not deduplicate."""
+        """A batch is not repeated to a server that does not deduplicate."""
         done = answer("204 No Content", Stream_Next_Offset="a")
         script = Script(done, LOST, done)
-        rig = Rig(script)
+        fixture = ClientFixture(script)
         self.assertRaises(
-            OutcomeUnknown, self.append_all, rig, [b"1", b"2"], max_batch_bytes=1, max_in_flight=1
+            OutcomeUnknown,
+            self.append_all,
+            fixture,
+            [b"1", b"2"],
+            max_batch_bytes=1,
+            max_in_flight=1,
         )
         self.assertEqual(len(script.requests), 2)

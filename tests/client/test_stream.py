@@ -29,7 +29,7 @@ from durable_streams_tw.client import (
     Unauthorized,
     Unavailable,
 )
-from tests.client.rig import Rig, Script, answer
+from tests.client.client_fixture import ClientFixture, Script, answer
 
 FIELDS = {"Stream_Next_Offset": "a", "Content_Type": "text/plain", "Stream_Up_To_Date": "true"}
 
@@ -48,11 +48,11 @@ class RequestTests(SynchronousTestCase):
         async def params() -> dict[str, str]:
             return {"n": await count(), "kept": "1"}
 
-        rig = Rig(script, header={"X-One": "1"}, params=params)
-        stream = rig.stream("s")
+        fixture = ClientFixture(script, header={"X-One": "1"}, params=params)
+        stream = fixture.stream("s")
         more: dict[str, Any] = {"X-One": lambda: succeed("2"), "X-Two": count}
-        rig.run(stream.read_text(headers=more, params={"kept": "2"}))
-        rig.run(stream.read_text())
+        fixture.run(stream.read_text(headers=more, params={"kept": "2"}))
+        fixture.run(stream.read_text())
         lines = [request.split(b"\r\n") for request in script.requests]
         self.assertEqual(
             [one[0].split()[1] for one in lines],
@@ -74,12 +74,12 @@ class RequestTests(SynchronousTestCase):
             asked.append(error)
             return succeed(len(asked) == 1)
 
-        rig = Rig(Script(*replies), on_error=on_error)
-        self.assertEqual(rig.run(rig.stream("s").read_text()), "x")
+        fixture = ClientFixture(Script(*replies), on_error=on_error)
+        self.assertEqual(fixture.run(fixture.stream("s").read_text()), "x")
         self.assertIsInstance(asked[0], Forbidden)
-        self.assertEqual(len(rig.notices), 1)
-        rig = Rig(Script(answer("403 Forbidden")), on_error=on_error)
-        self.assertRaises(Forbidden, rig.run, rig.stream("s").read_text())
+        self.assertEqual(len(fixture.notices), 1)
+        fixture = ClientFixture(Script(answer("403 Forbidden")), on_error=on_error)
+        self.assertRaises(Forbidden, fixture.run, fixture.stream("s").read_text())
 
     def test_errors_have_types(self) -> None:
         """Each kind of refusal has a class, with URL, status and problem type."""
@@ -105,9 +105,9 @@ class RequestTests(SynchronousTestCase):
             (answer("418 Teapot"), Rejected),
             (answer("501 Not Implemented", problem % b"unknown-coding", **kind), Unavailable),
         ):
-            rig = Rig(Script(reply), endure=0)
+            fixture = ClientFixture(Script(reply), endure=0)
             with self.assertRaises(expected) as caught:
-                rig.run(rig.stream("s").append("x", content_type="text/plain"))
+                fixture.run(fixture.stream("s").append("x", content_type="text/plain"))
             error = caught.exception
             self.assertIs(type(error), expected)
             self.assertEqual(error.url, "http://streams.example/v1/stream/s")
@@ -117,8 +117,8 @@ class RequestTests(SynchronousTestCase):
 
     def test_invalid_arguments(self) -> None:
         """Arguments that cannot be right are refused before anything is sent."""
-        rig = Rig(Script())
-        stream = rig.stream("s")
+        fixture = ClientFixture(Script())
+        stream = fixture.stream("s")
         data: Any = 5
         for work in (
             stream.append(""),
@@ -127,7 +127,7 @@ class RequestTests(SynchronousTestCase):
             stream.create(ttl=-1),
             stream.read_text(""),
         ):
-            self.assertRaises(InvalidArgument, rig.run, work)
+            self.assertRaises(InvalidArgument, fixture.run, work)
         for options in (
             {"url": "ftp://h/"},
             {"timeout": 0},
@@ -136,13 +136,13 @@ class RequestTests(SynchronousTestCase):
             {"ca_file": "/nowhere"},
         ):
             more: Any = options
-            self.assertRaises(InvalidArgument, StreamClient, reactor=rig.clock, **more)
+            self.assertRaises(InvalidArgument, StreamClient, reactor=fixture.clock, **more)
         self.assertRaises(InvalidArgument, RetryPolicy, multiplier=0.5)
-        self.assertRaises(BadTarget, rig.stream, "/")
+        self.assertRaises(BadTarget, fixture.stream, "/")
 
 
 class OperationTests(SynchronousTestCase):
-    """Against the real streams."""
+    """Operations on streams of the real server."""
 
     @given(
         st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6),
@@ -150,35 +150,37 @@ class OperationTests(SynchronousTestCase):
     )
     def test_appends_are_retried(self, parts: list[bytes], cuts: list[int]) -> None:
         """Appends whose responses are lost are repeated, and appended once, in order."""
-        rig = Rig(cuts=[*cuts], endure=None)
-        rig.rig.put("s")
-        stream = rig.stream("s")
-        appends = [rig.start(stream.append(part)) for part in parts]
+        fixture = ClientFixture(cuts=[*cuts], endure=None)
+        fixture.fixture.put("s")
+        stream = fixture.stream("s")
+        appends = [fixture.start(stream.append(part)) for part in parts]
         for append in appends:
-            rig.finish(append)
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"".join(parts))
+            fixture.finish(append)
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"".join(parts))
 
     def test_a_life(self) -> None:
-        """A stream is created, forked, read in three ways, closed and deleted."""
-        rig = Rig()
-        source, copy = rig.stream("a"), rig.stream("b")
-        self.assertTrue(rig.run(source.create("application/json", '[{"n": 1}]', ttl=60)).created)
-        self.assertFalse(rig.run(source.create("application/json", ttl=60)).created)
-        self.assertRaises(Conflict, rig.run, source.create("text/plain"))
-        rig.run(source.append_json({"n": 2}, [3]))
-        self.assertTrue(rig.run(source.fork("b")).created)
-        rig.run(copy.append_json("é"))
-        self.assertEqual(rig.run(copy.read_json()), [{"n": 1}, {"n": 2}, [3], "é"])
-        self.assertEqual(rig.run(source.read_bytes()), b'[{"n": 1},{"n": 2},[3]]')
-        self.assertEqual(rig.run(copy.read_text())[-10:], ',"\\u00e9"]')
-        self.assertTrue(rig.run(copy.close('"end"')).closed)
-        self.assertTrue(rig.run(copy.close()).closed)
+        """A stream can be created, forked, read in three ways, closed and deleted."""
+        fixture = ClientFixture()
+        source, copy = fixture.stream("a"), fixture.stream("b")
+        self.assertTrue(
+            fixture.run(source.create("application/json", '[{"n": 1}]', ttl=60)).created
+        )
+        self.assertFalse(fixture.run(source.create("application/json", ttl=60)).created)
+        self.assertRaises(Conflict, fixture.run, source.create("text/plain"))
+        fixture.run(source.append_json({"n": 2}, [3]))
+        self.assertTrue(fixture.run(source.fork("b")).created)
+        fixture.run(copy.append_json("é"))
+        self.assertEqual(fixture.run(copy.read_json()), [{"n": 1}, {"n": 2}, [3], "é"])
+        self.assertEqual(fixture.run(source.read_bytes()), b'[{"n": 1},{"n": 2},[3]]')
+        self.assertEqual(fixture.run(copy.read_text())[-10:], ',"\\u00e9"]')
+        self.assertTrue(fixture.run(copy.close('"end"')).closed)
+        self.assertTrue(fixture.run(copy.close()).closed)
         with self.assertRaises(StreamClosed) as caught:
-            rig.run(copy.append_json(1))
-        self.assertEqual(caught.exception.offset, rig.run(copy.head()).offset)
-        rig.run(source.delete())
+            fixture.run(copy.append_json(1))
+        self.assertEqual(caught.exception.offset, fixture.run(copy.head()).offset)
+        fixture.run(source.delete())
         # Its fork still reads the data, so the URL stays occupied.
-        self.assertRaises(Gone, rig.run, source.head())
-        rig.run(copy.delete())
-        self.assertRaises(NotFound, rig.run, copy.head())
-        self.assertRaises(BadTarget, rig.run, copy.fork("http://other.example/v1/stream/c"))
+        self.assertRaises(Gone, fixture.run, source.head())
+        fixture.run(copy.delete())
+        self.assertRaises(NotFound, fixture.run, copy.head())
+        self.assertRaises(BadTarget, fixture.run, copy.fork("http://other.example/v1/stream/c"))

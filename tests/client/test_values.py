@@ -26,14 +26,14 @@ class TargetTests(SynchronousTestCase):
     """Names and URLs."""
 
     def test_names(self) -> None:
-        """What a URL cannot hold is escaped."""
+        """Characters that a URL cannot hold are escaped."""
         target = target_of("chat/4 2?%", "http://h:1/v1/stream")
         self.assertEqual(target.url, "http://h:1/v1/stream/chat/4%202%3F%25")
         self.assertEqual(target.path, "/v1/stream/chat/4%202%3F%25")
         self.assertEqual(target.origin, "http://h:1")
 
     def test_queries(self) -> None:
-        """In order, encoded, beside what the URL has itself."""
+        """Parameters are sorted, encoded and added to those of the URL."""
         target = target_of("https://h/s?table=a&key=%20")
         self.assertEqual(
             target.asked(offset="a+b", live="sse", cursor=None),
@@ -42,7 +42,7 @@ class TargetTests(SynchronousTestCase):
         self.assertEqual(target.path, "/s")
 
     def test_credentials(self) -> None:
-        """They go into a field, and are in no URL and no message."""
+        """Credentials of a URL become a header, and are in no URL and no message."""
         target = target_of("http://me:a%3Ab@h/s")
         self.assertEqual((target.url, target.authorization), ("http://h/s", "Basic bWU6YTpi"))
         with self.assertRaises(BadTarget) as caught:
@@ -61,7 +61,7 @@ class ReadingTests(SynchronousTestCase):
         st.lists(st.sampled_from([b"event: data\n", b"data:  x\r\n", b"data:y\n", b"\n", b":c\n"]))
     )
     def test_events(self, lines: list[bytes]) -> None:
-        """As the standard's own parser has them, however they are cut."""
+        """Events are those of the standard's parser, however their bytes are cut."""
         stream = b"".join(lines) + b"\n"
         parser, expected = EventParser(), Parser().feed(stream)
         found = [event for at in range(len(stream)) for event in parser.feed(stream[at : at + 1])]
@@ -72,7 +72,7 @@ class ReadingTests(SynchronousTestCase):
 
     @given(st.lists(_JSON, max_size=5), st.sampled_from([None, 2]))
     def test_messages(self, values: list[object], indent: int | None) -> None:
-        """The elements; also where the quick way is not open, for a lone surrogate."""
+        """The elements of an array are its messages, also with a lone surrogate."""
         for document in (values, [*values, "\ud83d"]):
             text = json.dumps(document, indent=indent).encode()
             found = messages(text)
@@ -82,7 +82,7 @@ class ReadingTests(SynchronousTestCase):
             self.assertFalse(any(b"\n" in line for line in lines))
 
     def test_deep(self) -> None:
-        """Deeper than a parser follows."""
+        """Elements that are nested deeper than a parser follows are split."""
         deep = b"[" * 5000 + b"]" * 5000
         self.assertEqual(messages(b"[1.0," + deep + b"]"), [b"1.0", deep])
 
@@ -92,7 +92,7 @@ class ReadingTests(SynchronousTestCase):
 
 
 class BackoffTests(SynchronousTestCase):
-    """When to try again."""
+    """Times of retries."""
 
     def test_pauses_grow_to_a_bound(self) -> None:
         backoff = Backoff(RetryPolicy(retry_for=None), lambda: 0.0, lambda: 1.0)
@@ -102,7 +102,7 @@ class BackoffTests(SynchronousTestCase):
         self.assertEqual(backoff.failed(3.0), 3.0)
 
     def test_the_end(self) -> None:
-        """Counted from the first failure in a row."""
+        """The limit counts from the first of consecutive failures."""
         now = [0.0]
         backoff = Backoff(RetryPolicy(retry_for=5), lambda: now[0], lambda: 1.0)
         self.assertIsNotNone(backoff.failed())
@@ -112,7 +112,7 @@ class BackoffTests(SynchronousTestCase):
         self.assertIsNotNone(backoff.failed())
 
     def test_retry_after(self) -> None:
-        """Seconds or a date, never for long."""
+        """Retry-After is seconds or a date, and bounded."""
         for text, seconds in (
             ("2", 2),
             ("Thu, 01 Jan 1970 00:00:10 GMT", 5),

@@ -1,4 +1,4 @@
-"""What is appended is appended once, or the client says that it does not know."""
+"""Tests of appends by the client: appended once, or reported as unknown."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from durable_streams_tw.client import (
     Rejected,
     Unreachable,
 )
-from tests.client.rig import Rig, Script, answer
+from tests.client.client_fixture import ClientFixture, Script, answer
 
 LOST = b""
 
 
-async def plain(rig: Rig) -> None:
+async def plain(fixture: ClientFixture) -> None:
     """Append without a producer."""
-    await rig.stream("s").append(b"x", content_type="text/plain", idempotent=False)
+    await fixture.stream("s").append(b"x", content_type="text/plain", idempotent=False)
 
 
 class AppendTests(SynchronousTestCase):
-    """Without a producer."""
+    """Appends without a producer."""
 
-    def append(self, *answers: bytes, **rig: Any) -> int:
+    def append(self, *answers: bytes, **fixture: Any) -> int:
         script = Script(*answers)
-        one = Rig(script, **rig)
+        one = ClientFixture(script, **fixture)
         self.script = script
         one.run(plain(one))
         return len(script.requests)
 
     def test_in_doubt(self) -> None:
-        """It is sent once only."""
+        """An append whose outcome is unknown is not repeated."""
         self.assertRaises(OutcomeUnknown, self.append, LOST)
         self.assertEqual(len(self.script.requests), 1)
         # A proxy's answer, which may follow an append that was carried out.
@@ -42,7 +42,7 @@ class AppendTests(SynchronousTestCase):
             self.assertEqual(len(self.script.requests), 1)
 
     def test_refused(self) -> None:
-        """A refusal of the server itself is one, whatever the status; others are sent again."""
+        """A refusal by the server is final at any status; one by a proxy is repeated."""
         full, busy = (
             answer(
                 status,
@@ -62,26 +62,26 @@ class AppendTests(SynchronousTestCase):
         self.assertRaises(OutcomeUnknown, self.append, unknown)
 
     def test_turned_away(self) -> None:
-        """Who was asked to come again comes again."""
+        """An append refused with Retry-After is repeated."""
         done = answer("204 No Content", Stream_Next_Offset="a")
         self.assertEqual(self.append(answer("429 Too Many", Retry_After="1"), done), 2)
 
     def test_never_sent(self) -> None:
-        """A server that cannot be reached has seen nothing."""
-        rig = Rig(endure=None)
-        rig.rig.put("s")
-        rig.network.down = True
-        done = rig.start(plain(rig))
-        rig.turn(3)
-        rig.network.down = False
-        rig.finish(done)
-        self.assertEqual(rig.rig.ask("GET", "s").body, b"x")
-        rig = Rig(endure=0)
-        rig.network.down = True
-        self.assertRaises(Unreachable, rig.run, plain(rig))
+        """A connection that cannot be established is retried: nothing was sent."""
+        fixture = ClientFixture(endure=None)
+        fixture.fixture.put("s")
+        fixture.network.down = True
+        done = fixture.start(plain(fixture))
+        fixture.turn(3)
+        fixture.network.down = False
+        fixture.finish(done)
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"x")
+        fixture = ClientFixture(endure=0)
+        fixture.network.down = True
+        self.assertRaises(Unreachable, fixture.run, plain(fixture))
 
     def test_what_a_refusal_says(self) -> None:
-        """The server's sentence, and nothing that a terminal would obey."""
+        """A refusal has the server's detail without control characters."""
         for body, kind, said in (
             (b'{"title":"t","detail":"no\\u001b[31m room"}', "application/problem+json", "no [31m"),
             (b"plain\nwords", "text/plain", "plain words"),
@@ -94,17 +94,17 @@ class AppendTests(SynchronousTestCase):
             self.assertTrue(str(caught.exception).isprintable())
 
     def test_errors_name_the_stream(self) -> None:
-        """Whatever goes wrong; without the query, which may hold a secret."""
+        """Every error names the stream's URL without its query, which may hold a secret."""
         url = "http://streams.example/v1/stream/s"
         for reply, kind in (
             (answer("404 Not Found"), Rejected),
             (LOST, Unreachable),
             (answer("200 OK"), BadResponse),
         ):
-            rig = Rig(Script(reply), endure=0)
-            stream = rig.stream(f"{url}?key=secret" if kind is Rejected else "s")
+            fixture = ClientFixture(Script(reply), endure=0)
+            stream = fixture.stream(f"{url}?key=secret" if kind is Rejected else "s")
             with self.assertRaises(kind) as caught:
-                rig.run(stream.head())
+                fixture.run(stream.head())
             self.assertEqual(caught.exception.url, stream.url.partition("?")[0])
             self.assertTrue(str(caught.exception).startswith(url), caught.exception)
             self.assertNotIn("secret", str(caught.exception))
@@ -113,30 +113,30 @@ class AppendTests(SynchronousTestCase):
         self.assertTrue(str(unknown.exception).startswith(url + ": the connection was lost"))
 
     def test_a_token_that_was_renewed(self) -> None:
-        """A request that comes too late with the old token is sent again with the new one."""
+        """A request with an expired token is repeated with the renewed one."""
         late, done = answer("401 Unauthorized"), answer("204 No Content", Stream_Next_Offset="a")
         script = Script(late, done)
-        rig = Rig(script, tokens=["old", "new"])
-        rig.run(plain(rig))
+        fixture = ClientFixture(script, tokens=["old", "new"])
+        fixture.run(plain(fixture))
         self.assertIn(b"Bearer old", script.requests[0])
         self.assertIn(b"Bearer new", script.requests[1])
         script = Script(late)
-        rig = Rig(script, tokens=["old"])
-        appending = plain(rig)
-        self.assertRaises(Rejected, rig.run, appending)
+        fixture = ClientFixture(script, tokens=["old"])
+        appending = plain(fixture)
+        self.assertRaises(Rejected, fixture.run, appending)
 
     def test_deleting_in_doubt(self) -> None:
-        """A stream that is gone when it is asked again was deleted; else it is missing."""
-        rig = Rig(Script(LOST, answer("404 Not Found")))
-        rig.run(rig.stream("s").delete())
-        rig = Rig(Script(answer("404 Not Found")))
-        self.assertRaises(Rejected, rig.run, rig.stream("s").delete())
+        """A repeated DELETE that gets 404 succeeds; a first one raises `NotFound`."""
+        fixture = ClientFixture(Script(LOST, answer("404 Not Found")))
+        fixture.run(fixture.stream("s").delete())
+        fixture = ClientFixture(Script(answer("404 Not Found")))
+        self.assertRaises(Rejected, fixture.run, fixture.stream("s").delete())
 
     def test_fields(self) -> None:
-        """Each request carries what all carry."""
+        """Each request carries the headers of the client."""
         script = Script(answer("204 No Content", Stream_Next_Offset="a"))
-        rig = Rig(script, header={"Authorization": "Bearer t"})
-        rig.run(rig.stream("s").close())
+        fixture = ClientFixture(script, header={"Authorization": "Bearer t"})
+        fixture.run(fixture.stream("s").close())
         head = script.requests[0].lower()
         self.assertIn(b"authorization: bearer t\r\n", head)
         self.assertIn(b"stream-closed: true\r\n", head)

@@ -1,4 +1,4 @@
-"""A client and a server in one process, and a wire between them that can be cut anywhere."""
+"""Client and server in one process, with connections between them that a test can cut anywhere."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HOST = "http://streams.example/v1/stream/"
 
 
 class End(StringTransport):
-    """One end of a connection in memory."""
+    """End of a connection in memory."""
 
     connected = True
 
     def take(self) -> bytes:
-        """What was written to it since the last time."""
+        """Return the bytes written since the last call."""
         data: bytes = self.value()
         self.clear()
         return data
@@ -38,7 +38,7 @@ class End(StringTransport):
 
 
 class Link:
-    """A connection: what one end writes, the other reads when `carry` is called."""
+    """Connection whose bytes reach the other end when `carry` is called."""
 
     def __init__(self, client: Any, server: Any, room: int | None) -> None:
         self.client, self.server = client, server
@@ -49,7 +49,7 @@ class Link:
         client.makeConnection(self.near)
 
     def carry(self) -> bool:
-        """Move what there is; tells whether anything has moved."""
+        """Deliver the written bytes; return whether there were any."""
         if not self.alive:
             return False
         moved = False
@@ -75,7 +75,7 @@ class Link:
         return moved
 
     def cut(self) -> None:
-        """The connection is lost at both ends."""
+        """Lose the connection at both ends."""
         self._end(ConnectionLost())
 
     def _end(self, reason: Exception) -> None:
@@ -116,12 +116,12 @@ class Network:
         return succeed(client)
 
     def carry(self) -> bool:
-        """Move all that there is, once."""
+        """Deliver the written bytes of all connections, once."""
         moved = [link.carry() for link in list(self.links)]
         return any(moved)
 
 
-class Rig:
+class ClientFixture:
     """A client and the streams it talks to.
 
     ``build`` makes the server's side of a connection in place of `ServerFixture`. ``tokens`` are
@@ -139,10 +139,10 @@ class Rig:
         headers_fail: bool = False,
         **options: Any,
     ) -> None:
-        self.rig = ServerFixture(settings)
-        self.clock = self.rig.clock
+        self.fixture = ServerFixture(settings)
+        self.clock = self.fixture.clock
         at = End().getPeer()
-        self.network = Network(build or (lambda: self.rig.site.buildProtocol(at)), cuts or [])
+        self.network = Network(build or (lambda: self.fixture.site.buildProtocol(at)), cuts or [])
         pool = HTTPConnectionPool(self.clock, persistent=False)
         network: Any = self.network
         agent = Agent.usingEndpointFactory(self.clock, network, pool)
@@ -173,11 +173,11 @@ class Rig:
             self.notices.append(str(event.error))
 
     def stream(self, name: str) -> Stream:
-        """A stream of the server."""
+        """Return a stream of the server."""
         return self.client.stream(name)
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let everything happen that happens by itself, then some time pass."""
+        """Deliver all bytes and run due calls, then advance the clock."""
         for _ in range(1000):
             moved = self.network.carry()
             self.clock.advance(0)
@@ -186,11 +186,11 @@ class Rig:
         self.clock.advance(seconds)
 
     def start(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
-        """Begin something that takes its time."""
+        """Start a coroutine."""
         return ensureDeferred(work)
 
     def finish(self, done: Deferred[T], step: float = 0.25, steps: int = 2000) -> T:
-        """What comes of it, time passing as it must."""
+        """Return the result of a Deferred, advancing the clock until it fires."""
         found: list[Any] = []
         done.addBoth(found.append)
         for _ in range(steps):
@@ -205,7 +205,7 @@ class Rig:
         return result
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something, to its end."""
+        """Run a coroutine and return its result."""
         return self.finish(self.start(work))
 
 
@@ -247,7 +247,7 @@ class _Scripted:
             self._transport.loseConnection()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The client has left."""
+        """Record that the client has disconnected."""
 
 
 def answer(status: str, body: bytes = b"", /, **header: str) -> bytes:
