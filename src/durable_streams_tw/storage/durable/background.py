@@ -5,7 +5,7 @@ Timers run on the reactor's thread, the work on the committer thread or a reader
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
 from typing import Protocol
@@ -52,85 +52,56 @@ class Checkpointed(Protocol):
         """Free the reader slots of dead processes. Raises `EngineFailed`."""
 
 
-class BackgroundTasks:
-    """Timers and tasks of one store. ``now`` returns ms since the Unix epoch."""
+class AccessWriter(Protocol):
+    """Committer, as the writing of access times needs it."""
 
-    _log = Logger()
+    def write_accesses(self, accesses: ItemsView[int, int]) -> BatchResult | None:
+        """Write access times (ms) by stream id. Runs on the committer thread."""
+
+
+class BackgroundTimers:
+    """Timers of one store, and the periodic writing of access times, which all stores share.
+
+    ``now`` returns ms since the Unix epoch.
+    """
 
     def __init__(
         self,
         clock: IReactorTime,
         executor: Executor,
-        committer: Committer,
-        engine: Checkpointed,
         access: AccessTimes,
+        writer: AccessWriter,
         now: Callable[[], int],
     ) -> None:
         self._clock = clock
         self._executor = executor
-        self._committer = committer
-        self._engine = engine
         self._access = access
+        self._writer = writer
         self._now = now
         self._timers: dict[str, IDelayedCall] = {}
         self._running = False
-        self._sweeping = False
-        self._checkpointing = False
-        # Whether another checkpoint became due during the running one.
-        self._checkpoint_again = False
-        self._checkpoint_failing = False
         # Access times that are being written, a step at a time.
         self._accesses: Iterator[tuple[int, int]] | None = None
         # Access times written in the current interval.
         self._written_accesses: dict[int, int] = {}
 
-    def start(self) -> None:
-        """Start all timers."""
-        self._running = True
-        # The committer thread calls it; the checkpoint is scheduled on the reactor's thread.
-        self._engine.on_checkpoint_due = lambda at_once: self._executor.call_from_thread(
-            partial(self._checkpoint_due, at_once)
-        )
-        self._start_timer("sweep", 0, self._sweep)
-        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
-        self._start_timer("readers", READER_CHECK_INTERVAL, self._check_readers)
-        # After a crash, recovery may have left entries in the memtable.
-        self._checkpoint_due(at_once=False)
+    def _start_timer(self, name: str, delay: float, function: Callable[[], None]) -> None:
+        self._timers[name] = self._clock.callLater(delay, function)
 
-    def stop(self) -> None:
-        """Stop all timers; queue the last access times and the last checkpoint."""
+    def _stop_timers(self) -> None:
         self._running = False
         for timer in self._timers.values():
             if timer.active():
                 timer.cancel()
         self._timers.clear()
-        self._write_all_accesses()
-        self._executor.submit_write(BackgroundTask(self._last_checkpoint))
-
-    def _start_timer(self, name: str, delay: float, function: Callable[[], None]) -> None:
-        self._timers[name] = self._clock.callLater(delay, function)
-
-    # -- sweep --------------------------------------------------------------------------------
-
-    def _sweep(self) -> None:
-        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
-        self.sweep_now()
-
-    def sweep_now(self) -> None:
-        """Start a sweep without waiting for the timer, unless one is running."""
-        if not self._sweeping:
-            self._sweeping = True
-            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
-
-    def _sweep_done(self, result: BatchResult | None) -> None:
-        self._sweeping = result is not None and result.more and self._running
-        if self._sweeping:
-            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
 
     # -- access times -------------------------------------------------------------------------
 
-    def _write_accesses(self) -> None:
+    def _start_access_timer(self) -> None:
         self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+
+    def _write_accesses(self) -> None:
+        self._start_access_timer()
         if self._accesses is not None:
             return
         # All reads that began before these were written have ended by now.
@@ -152,8 +123,13 @@ class BackgroundTasks:
         if not part:
             self._accesses = None
             return
-        write = partial(self._committer.write_accesses, part.items())
-        self._executor.submit_write(BackgroundTask(write, partial(self._accesses_written, part)))
+        self._queue_accesses(part, partial(self._accesses_written, part))
+
+    def _queue_accesses(
+        self, accesses: Mapping[int, int], done: Callable[[BatchResult | None], None]
+    ) -> None:
+        write = partial(self._writer.write_accesses, accesses.items())
+        self._executor.submit_write(BackgroundTask(write, done))
 
     def _accesses_written(self, accesses: dict[int, int], result: BatchResult | None) -> None:
         if result is None or result.failed:
@@ -162,6 +138,66 @@ class BackgroundTasks:
             self._written_accesses.update(accesses)
         if self._running:
             self._write_some_accesses()
+
+
+class BackgroundTasks(BackgroundTimers):
+    """Timers and tasks of one store. ``now`` returns ms since the Unix epoch."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        executor: Executor,
+        committer: Committer,
+        engine: Checkpointed,
+        access: AccessTimes,
+        now: Callable[[], int],
+    ) -> None:
+        BackgroundTimers.__init__(self, clock, executor, access, committer, now)
+        self._committer = committer
+        self._engine = engine
+        self._sweeping = False
+        self._checkpointing = False
+        # Whether another checkpoint became due during the running one.
+        self._checkpoint_again = False
+        self._checkpoint_failing = False
+
+    def start(self) -> None:
+        """Start all timers."""
+        self._running = True
+        # The committer thread calls it; the checkpoint is scheduled on the reactor's thread.
+        self._engine.on_checkpoint_due = lambda at_once: self._executor.call_from_thread(
+            partial(self._checkpoint_due, at_once)
+        )
+        self._start_timer("sweep", 0, self._sweep)
+        self._start_access_timer()
+        self._start_timer("readers", READER_CHECK_INTERVAL, self._check_readers)
+        # After a crash, recovery may have left entries in the memtable.
+        self._checkpoint_due(at_once=False)
+
+    def stop(self) -> None:
+        """Stop all timers; queue the last access times and the last checkpoint."""
+        self._stop_timers()
+        self._write_all_accesses()
+        self._executor.submit_write(BackgroundTask(self._last_checkpoint))
+
+    # -- sweep --------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
+        self.sweep_now()
+
+    def sweep_now(self) -> None:
+        """Start a sweep without waiting for the timer, unless one is running."""
+        if not self._sweeping:
+            self._sweeping = True
+            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
+
+    def _sweep_done(self, result: BatchResult | None) -> None:
+        self._sweeping = result is not None and result.more and self._running
+        if self._sweeping:
+            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
 
     # -- checkpoints --------------------------------------------------------------------------
 

@@ -6,24 +6,18 @@ all tasks. They share the work by leaving out rows that another node has locked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
-from itertools import chain, islice
 from typing import Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.commands.batches import BatchResult
-from durable_streams_tw.storage.durable.background import BackgroundTask
+from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTimers
 from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.limits import (
-    ACCESS_FLUSH_INTERVAL,
-    ACCESS_STEP,
-    SWEEP_INTERVAL,
-    SWEEP_STEP,
-)
+from durable_streams_tw.storage.limits import SWEEP_INTERVAL, SWEEP_STEP
 from durable_streams_tw.storage.postgres.committer import Committer
 from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
 from durable_streams_tw.storage.postgres.garbage import collect_garbage
@@ -44,13 +38,13 @@ WHERE name <> %s AND beat > clock_timestamp() - interval '30 s'"""
 _REMOVE_DEAD: Final = "DELETE FROM node WHERE beat < clock_timestamp() - interval '1 day'"
 
 
-class BackgroundTasks:
+class BackgroundTasks(BackgroundTimers):
     """Timers and tasks of one store.
 
     ``executor`` and ``committer`` are those of the patient lane. ``look`` looks at the followed
-    ones of some streams, None for all. ``check_sessions`` ends those that are
-    late or frozen. ``now``
-    returns ms since the Unix epoch. ``alone`` is true while no other node uses the database.
+    ones of some streams, None for all. ``check_sessions`` ends those that are late or frozen.
+    ``now`` returns ms since the Unix epoch. ``alone`` is true while no other node uses the
+    database.
     """
 
     _log = Logger()
@@ -67,23 +61,14 @@ class BackgroundTasks:
         check_sessions: Callable[[], object],
         now: Callable[[], int],
     ) -> None:
+        BackgroundTimers.__init__(self, clock, executor, access, committer, now)
         self.alone = False
-        self._clock = clock
-        self._executor = executor
         self._committer = committer
-        self._access = access
         self._followed = followed
         self._packing = packing
         self._look = look
         self._check_sessions = check_sessions
-        self._now = now
-        self._timers: dict[str, IDelayedCall] = {}
-        self._running = False
         self._sweeping = False
-        # Access times that are being written, a step at a time.
-        self._accesses: Iterator[tuple[int, int]] | None = None
-        # Access times written in the current interval.
-        self._written_accesses: dict[int, int] = {}
         # Accesses that readers wait for, with what to call once they are written.
         self._awaited: dict[int, list[Callable[[], None]]] = {}
 
@@ -92,24 +77,14 @@ class BackgroundTasks:
         self._running = True
         self._start_timer("sweep", 0, self._sweep)
         self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
-        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        self._start_access_timer()
         self._start_timer("short", _SHORT_INTERVAL, self._write_short)
 
     def stop(self) -> None:
         """Stop all timers and queue the last access times."""
-        self._running = False
-        for timer in self._timers.values():
-            if timer.active():
-                timer.cancel()
-        self._timers.clear()
+        self._stop_timers()
         self._write_awaited()
-        left = self._accesses or iter(())
-        self._accesses = chain(left, self._access.take_unwritten(self._now()).items())
-        while self._accesses is not None:
-            self._write_some_accesses()
-
-    def _start_timer(self, name: str, delay: float, function: Callable[[], None]) -> None:
-        self._timers[name] = self._clock.callLater(delay, function)
+        self._write_all_accesses()
 
     def _look_at_all(self) -> None:
         self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
@@ -193,42 +168,10 @@ class BackgroundTasks:
                 for done in waiting:
                     done()
 
-        self._write(known, written)
-
-    def _write(
-        self, accesses: Mapping[int, int], done: Callable[[BatchResult | None], None]
-    ) -> None:
-        write = partial(self._committer.write_accesses, accesses.items())
-        self._executor.submit_write(BackgroundTask(write, done))
+        self._queue_accesses(known, written)
 
     def _write_short(self) -> None:
         self._start_timer("short", _SHORT_INTERVAL, self._write_short)
         due = self._followed.due_accesses(self._now())
         if due:
-            self._write(due, lambda _: self._look(set(due)))
-
-    def _write_accesses(self) -> None:
-        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
-        if self._accesses is not None:
-            return
-        # All reads that began before these were written have ended by now.
-        self._access.discard_written(self._written_accesses)
-        self._written_accesses = {}
-        self._accesses = iter(self._access.take_unwritten(self._now()).items())
-        self._write_some_accesses()
-
-    def _write_some_accesses(self) -> None:
-        """Queue the next step. One at a time, so that commands are committed in between."""
-        part = dict(islice(self._accesses or (), ACCESS_STEP))
-        if not part:
-            self._accesses = None
-            return
-        self._write(part, partial(self._accesses_written, part))
-
-    def _accesses_written(self, accesses: dict[int, int], result: BatchResult | None) -> None:
-        if result is None or result.failed:
-            self._access.restore(accesses)
-        else:
-            self._written_accesses.update(accesses)
-        if self._running:
-            self._write_some_accesses()
+            self._queue_accesses(due, lambda _: self._look(set(due)))
