@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.postgres.connection import connect
 from durable_streams_tw.storage.postgres.transaction import CHUNK_SIZE
 from tests.storage.postgres.store_case import PostgresStoreCase
-from tests.storage.suites.fork_suite import ForkSuite
+from tests.storage.suites.fork_suite import StoreCaseForkSuite
 from tests.storage.suites.producer_suite import MOST, ProducerSuite
 from tests.storage.suites.store_suite import StoreSuite
 from tests.storage.suites.subscription_suite import SubscriptionSuite
@@ -36,20 +33,8 @@ class PostgresSubscriptionTests(SubscriptionSuite, PostgresStoreCase, Synchronou
     """Subscriptions, with real restarts."""
 
 
-class PostgresForkTests(PostgresStoreCase, ForkSuite, SynchronousTestCase):
+class PostgresForkTests(StoreCaseForkSuite, PostgresStoreCase, SynchronousTestCase):
     """Random trees of forks; ended streams leave no rows."""
-
-    def setUp(self) -> None:
-        """The suite makes its stores itself."""
-
-    def make_fork_store(self) -> IStreamStore:
-        return self.make_store()
-
-    def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
-        return self.reopen(store)
-
-    def sweep_fork_store(self, store: IStreamStore) -> None:
-        self.sweep(store)
 
     def finish_fork_store(self, store: IStreamStore, streams: int) -> None:
         self.sweep(store)
@@ -62,6 +47,3 @@ class PostgresForkTests(PostgresStoreCase, ForkSuite, SynchronousTestCase):
         self.assertEqual(left[0], (streams,))
         if not streams:
             self.assertEqual(left[1:], [(0,)] * 3)
-
-    def now_of(self, deferred: Deferred[Any]) -> Any:
-        return self.result(deferred)

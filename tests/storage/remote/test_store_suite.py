@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import IStreamStore
@@ -12,7 +9,7 @@ from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.memory.test_store import MemoryStoreCase
 from tests.storage.remote.remote_case import RemoteCase
-from tests.storage.suites.fork_suite import ForkSuite
+from tests.storage.suites.fork_suite import StoreCaseForkSuite
 from tests.storage.suites.producer_suite import MOST, ProducerSuite
 from tests.storage.suites.store_suite import StoreSuite
 from tests.storage.suites.subscription_suite import SubscriptionSuite
@@ -55,29 +52,13 @@ class RemoteDurableSubscriptionTests(
     """Commands of subscriptions over the durable store, with real restarts."""
 
 
-class RemoteForkCase(RemoteCase, ForkSuite):
+class RemoteForkCase(StoreCaseForkSuite, RemoteCase):
     """Random trees of forks."""
-
-    def setUp(self) -> None:
-        """The suite makes its stores itself."""
-
-    def make_fork_store(self) -> IStreamStore:
-        store: IStreamStore = self.make_store()
-        return store
-
-    def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
-        return self.reopen(store)
-
-    def sweep_fork_store(self, store: IStreamStore) -> None:
-        self.sweep(store)
 
     def finish_fork_store(self, store: IStreamStore, streams: int) -> None:
         self.sweep(store)
         self.store = store
         self.finish()
-
-    def now_of(self, deferred: Deferred[Any]) -> Any:
-        return self.result(deferred)
 
 
 class RemoteMemoryForkTests(RemoteForkCase, MemoryStoreCase, SynchronousTestCase):

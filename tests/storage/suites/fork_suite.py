@@ -15,6 +15,7 @@ from durable_streams_tw.protocol.streams.commands import Append, Create, Delete,
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 from durable_streams_tw.storage.api import Chunk, IStreamStore
+from tests.storage.store_case import StoreCase
 
 JSON = "application/json"
 
@@ -243,3 +244,22 @@ class _Run:
                 self.delete(path)
         self.model.expire(self.suite.now)
         assert not self.model.streams, "what lived for its forks only has gone with them"
+
+
+class StoreCaseForkSuite(ForkSuite, StoreCase):
+    """Random trees of forks with the stores of a `StoreCase`, which follows it as a base class."""
+
+    def setUp(self) -> None:
+        """Do nothing: the suite creates its stores."""
+
+    def make_fork_store(self) -> IStreamStore:
+        return self.make_store()
+
+    def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
+        return self.reopen(store)
+
+    def sweep_fork_store(self, store: IStreamStore) -> None:
+        self.sweep(store)
+
+    def now_of(self, deferred: Deferred[Any]) -> Any:
+        return self.result(deferred)
