@@ -11,13 +11,15 @@ from typing import Final
 
 from msgspec import Struct
 
+from durable_streams_tw.cli.toml_format import quoted
+from durable_streams_tw.service.value_parsers import SECONDS
+
 # Quoted text, a comment, a line end, or a word.
 _TOKEN: Final = re.compile(r'"((?:\\.|[^"\\])*)"|`([^`]*)`|(#[^\n]*)|(\\?\n)|([^\s]+)', re.DOTALL)
 _ADDRESS: Final = re.compile(r"(?:(https?)://)?(\[[^\]]*\]|[^:/]*)(?::([0-9]+))?/?")
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _GO_DURATION: Final = re.compile(r"(?:[0-9.]+(?:ms|s|m|h|d))+")
 _GO_PART: Final = re.compile(r"([0-9.]+)(ms|s|m|h|d)")
-_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Directive(Struct, frozen=True):
@@ -110,7 +112,7 @@ def _convert_addresses(site: Directive, converted: Converted) -> None:
             continue
         scheme, host, port = match.groups()
         if host in _LOOPBACK:
-            converted.settings["interface"] = _text("127.0.0.1" if host == "localhost" else host)
+            converted.settings["interface"] = quoted("127.0.0.1" if host == "localhost" else host)
         if host and scheme != "http":
             converted.notes.append(
                 f"line {site.line}: certificates for {host}: this server obtains none; give it a "
@@ -124,7 +126,7 @@ def _convert_directive(directive: Directive, converted: Converted) -> None:
     name, *arguments = directive.words or ("",)
     if name in ("route", "handle", "handle_path") and _contains_streams(directive):
         if arguments:
-            converted.settings["root"] = _text(arguments[0].rstrip("*").rstrip("/") + "/")
+            converted.settings["root"] = quoted(arguments[0].rstrip("*").rstrip("/") + "/")
         for inner in directive.block:
             _convert_directive(inner, converted)
     elif name == "durable_streams":
@@ -136,10 +138,10 @@ def _convert_directive(directive: Directive, converted: Converted) -> None:
 
 def _convert_option(option: Directive, converted: Converted) -> None:
     known: dict[str, tuple[str, Callable[[str], str]]] = {
-        "data_dir": ("data-dir", _text),
+        "data_dir": ("data-dir", quoted),
         "long_poll_timeout": ("long-poll-timeout", _duration),
         "sse_reconnect_interval": ("sse-reconnect-interval", _duration),
-        "webhook_callback_url": ("public-url", _text),
+        "webhook_callback_url": ("public-url", quoted),
     }
     name, *arguments = option.words
     if name == "max_file_handles":
@@ -163,9 +165,5 @@ def _duration(text: str) -> str:
     """Return a duration of Go, such as ``1m30s``, as a time with one unit."""
     if not _GO_DURATION.fullmatch(text):
         raise ValueError(f"{text} is not a duration")
-    seconds = sum(float(value) * _SECONDS[unit] for value, unit in _GO_PART.findall(text))
-    return _text(f"{seconds:g}s")
-
-
-def _text(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    seconds = sum(float(value) * SECONDS[unit] for value, unit in _GO_PART.findall(text))
+    return quoted(f"{seconds:g}s")

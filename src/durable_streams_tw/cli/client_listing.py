@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Any
 
 import click
 from msgspec import json
+from twisted.internet.task import deferLater
 
+from durable_streams_tw.cli import store_tasks
 from durable_streams_tw.cli.client_options import client_command
 from durable_streams_tw.cli.client_run import installed_reactor
 from durable_streams_tw.cli.operators import Operators
 from durable_streams_tw.client import StreamClient
 from durable_streams_tw.client.event_loops import settled
-
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @client_command()
@@ -59,12 +59,7 @@ def _details(stream: dict[str, Any]) -> str:
 
 def size_text(size: int) -> str:
     """Return a size in bytes as text with a unit, such as ``1.5 MiB``."""
-    value = float(size)
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+    return store_tasks.size(size, "B", "")
 
 
 def _print_branch(before: list[str], segments: list[str], details: str) -> None:
@@ -99,7 +94,7 @@ async def watch(client: StreamClient, pattern: str, interval: float, as_json: bo
                 at = time.strftime("%H:%M:%S")
                 click.echo(f"{at}  {change:<8}  {size_text(stream['size']):>10}  {stream['path']}")
         known = current
-        await settled(_sleep(clock, interval))
+        await settled(deferLater(clock, interval))
 
 
 def changes(
@@ -118,9 +113,3 @@ def changes(
         if stream["closed"] and not (before or {}).get("closed"):
             found.append(("closed", stream))
     return found
-
-
-def _sleep(clock: Any, seconds: float) -> Any:
-    from twisted.internet.task import deferLater
-
-    return deferLater(clock, seconds)

@@ -10,6 +10,7 @@ import click
 
 from durable_streams_tw.cli.caddyfile import convert as caddyfile_settings
 from durable_streams_tw.cli.settings_options import SettingsCommand
+from durable_streams_tw.cli.toml_format import escaped, quoted
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.settings_table import GROUPS, Setting
 
@@ -72,7 +73,7 @@ def convert(caddyfile: Path) -> None:
     for name, value in converted.settings.items():
         click.echo(f"{name} = {value}")
     for note in converted.notes:
-        click.echo(f"# {_escaped(note)}")
+        click.echo(f"# {escaped(note)}")
 
 
 def format_settings(configuration: Configuration) -> str:
@@ -83,8 +84,7 @@ def format_settings(configuration: Configuration) -> str:
     }
     width = min(max(len(line) for rows in groups.values() for line, _ in rows), 48)
     return "\n".join(
-        f"# {group}\n"
-        + "".join(f"{line:<{width}}  # {_escaped(origin)}\n" for line, origin in rows)
+        f"# {group}\n" + "".join(f"{line:<{width}}  # {escaped(origin)}\n" for line, origin in rows)
         for group, rows in groups.items()
     )
 
@@ -106,18 +106,11 @@ def _line(setting: Setting, configuration: Configuration) -> str:
     reason = "" if printed == texts else "# redacted: "
     if any("\ud800" <= character <= "\udfff" for character in "".join(texts)):
         reason = "# not UTF-8: "
-    quoted = [_quoted(text) for text in printed]
-    value = f"[{', '.join(quoted)}]" if setting.kind == "list" else quoted[0]
+    values = [_value(text) for text in printed]
+    value = f"[{', '.join(values)}]" if setting.kind == "list" else values[0]
     return f"{reason}{name} = {value}"
 
 
-def _quoted(text: str) -> str:
-    """Return a number unchanged, any other text as a TOML basic string."""
-    if re.fullmatch("0|[1-9][0-9]{0,17}", text):
-        return text
-    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
-
-
-def _escaped(text: str) -> str:
-    """Return a text with the characters escaped that cannot be in a line of TOML."""
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
+def _value(text: str) -> str:
+    """Return a number unchanged, any other text as a TOML string."""
+    return text if re.fullmatch("0|[1-9][0-9]{0,17}", text) else quoted(text)

@@ -174,10 +174,14 @@ def amount(what: str, done: int, of: int) -> str:
     return f"{done:,} of about {max(done, of):,} records"
 
 
-def size(number: int) -> str:
-    """Return a number of bytes in readable form, such as ``69.4 MiB``."""
-    value, units = float(number), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+def size(number: int, byte: str = "bytes", grouping: str = ",") -> str:
+    """Return a number of bytes in readable form, such as ``69.4 MiB``.
+
+    ``byte`` is the unit of less than a KiB, ``grouping`` separates thousands.
+    """
+    value, units = float(number), [byte, "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:
         value /= 1024
         units.pop(0)
-    return f"{number:,} bytes" if units[0] == "bytes" else f"{value:,.1f} {units[0]}"
+    digits = f"{number:{grouping}}" if units[0] == byte else f"{value:{grouping}.1f}"
+    return f"{digits} {units[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
@@ -35,8 +36,6 @@ def twistd_log(
     path = twistd["logfile"]
     if path == "-" or (not path and twistd["nodaemon"]):
         # twistd has not replaced sys.stdout yet.
-        import sys
-
         return stream_log(configuration, sys.stdout), None
     # Open the log file here, because twistd does not expose the one that it opens.
     name = path or "twistd.log"

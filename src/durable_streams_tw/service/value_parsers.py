@@ -16,7 +16,8 @@ from durable_streams_tw.auth.origins import LOCAL
 from durable_streams_tw.auth.rate_limits import Rate
 
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
-_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: Units of times, in seconds.
+SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {
     "": 1,
     "b": 1,
@@ -58,7 +59,7 @@ class InvalidValue(Exception):
 
 def duration(text: str) -> float:
     """Parse a time such as ``500ms``, ``90``, ``1.5h`` or ``7d``; a bare number is in seconds."""
-    return _quantity(text, _SECONDS, "a time such as 500ms, 30s, 2m, 1h or 7d")
+    return _quantity(text, SECONDS, "a time such as 500ms, 30s, 2m, 1h or 7d")
 
 
 def seconds(text: str) -> float:
