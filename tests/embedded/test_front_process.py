@@ -96,7 +96,7 @@ class FrontProcessTests(SynchronousTestCase):
         return client
 
     def test_streams(self) -> None:
-        """What one front process writes, the other reads at once."""
+        """Data that one front process writes is read by the other at once."""
         target = f"{ROOT}a"
         self.assertEqual(self.ask(self.a, "PUT", target, TEXT, b"one").status, 201)
         self.assertEqual(self.ask(self.b, "POST", target, TEXT, b"two").status, 204)

@@ -359,7 +359,7 @@ class EndTests(TcpTestCase):
 
 
 class SocketWriterTests(SynchronousTestCase):
-    """What a writer knows of its transport."""
+    """State of a transport as its writer reports it."""
 
     def test_unknown(self) -> None:
         """A transport that is not TCP is written to."""

@@ -345,12 +345,12 @@ class SplitTests(RefusalTestCase):
     @given(st.text('[]{},:"\\ud83e0-+. \n1atn', max_size=14).map(str.encode))
     @example(b'"\\ud83d')
     def test_agrees_with_the_standard_library_on_scraps(self, body: bytes) -> None:
-        """The same for short texts of significant characters."""
+        """Short texts of significant characters are accepted as the standard library does."""
         self._compare(body)
 
     @given(st.binary(max_size=20))
     def test_agrees_with_the_standard_library_on_bytes(self, body: bytes) -> None:
-        """The same for any bytes."""
+        """Bytes of any kind are accepted as the standard library does."""
         self._compare(body)
 
     def _compare(self, body: bytes) -> None:
@@ -457,7 +457,7 @@ class StoredTests(RefusalTestCase):
         self._positions(messages)
 
     def test_boundaries_among_spellings(self) -> None:
-        """The same for all pairs of spellings."""
+        """Boundaries are found between all pairs of spellings."""
         self._positions(list(SPELLINGS))
 
     def test_boundaries_of_deep_messages(self) -> None:

@@ -199,7 +199,7 @@ class _ProxyTests(_TestCase):
         self.assertEqual(self.status("POST", "a", b"late"), 409)
 
     def test_events_over_http2(self) -> None:
-        """The same for a client with HTTP/2."""
+        """A client with HTTP/2 gets each event before the next append too."""
         self.ask("PUT", "a")
         address = f"https://localhost:{self.proxy.port}{ROOT}a?offset=-1&live=sse"
         trust = ["--cacert", str(self.proxy.certificate)]

@@ -215,7 +215,7 @@ class Permissions(AuthorizationCase):
             self.assertEqual(self.status("GET", path, "t"), status, path)
 
     def test_targets_in_absolute_form(self) -> None:
-        """The same grants apply to targets in absolute form."""
+        """Grants apply to targets in absolute form too."""
         self.put("secret", b"s")
         self.give("t", ("jobs", "read"))
         for target in (

@@ -67,7 +67,7 @@ class NamedOrigins(AuthorizationCase):
         self.assertNotIn("access-control-allow-origin", answer.header)
 
     def test_control(self) -> None:
-        """The same rules hold for subscriptions."""
+        """Subscriptions follow the rules of streams."""
         path = "__ds/subscriptions/s"
         self.assertEqual(self.status("PUT", path, None, b"{}", Origin="https://evil.example"), 403)
         self.assertEqual(self.status("PUT", path, None, b"{}", Origin="https://app.example"), 400)

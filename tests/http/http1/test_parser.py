@@ -187,7 +187,7 @@ class GoodRequestsTests(SynchronousTestCase):
         self.assertEqual(bodies, [b"a", b"a", b"b", b"0123456789", b"b", b"a"])
 
     def test_fields_like_the_last(self) -> None:
-        """The same headers are reused for another target, but not for another version."""
+        """Parsed headers are reused for another target, but not for another version."""
         fields = HOST + b"Connection: keep-alive\r\nContent-Length: 2\r\n\r\n"
         targets = [b"a", b"b?x", b"a", b"c%2Fd"]
         lines = [b"POST /v1/stream/" + target + b" HTTP/1.1\r\n" for target in targets]

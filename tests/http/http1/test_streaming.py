@@ -153,7 +153,7 @@ class BodyTests(LiveTestCase):
         self.assertLessEqual(len(client.transport.writes), 4)
 
     def test_one_frame_for_all(self) -> None:
-        """The same bytes are encoded as a chunk once for all connections."""
+        """Bytes of several connections are encoded as a chunk once."""
         listeners = [self.listen() for _ in range(3)]
         event = b"data: x\n\n"
         for _, follower in listeners:

@@ -123,7 +123,7 @@ class TlsTests(Http1TestCase):
             self.successResultOf(done)
 
     def test_handed_over_and_stopped(self) -> None:
-        """The same for a connection that was handed over to twisted.web."""
+        """A connection of twisted.web ends without waiting for the client's close_notify too."""
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(HEALTH)
         self.pump(pump)

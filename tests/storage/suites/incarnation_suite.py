@@ -51,7 +51,7 @@ class IncarnationSuite(StoreCase):
         self.assertOffsetGone("a", offset(first))
 
     def test_expired_and_created_again(self) -> None:
-        """The same for a stream that expired, while the store was open or closed."""
+        """A reader of an expired stream gets no bytes of its successor, also after a restart."""
         first = self.created(put(raw=b"first", lifetime=Lifetime(ttl=5)))
         self.sleep(6)
         self.restart()

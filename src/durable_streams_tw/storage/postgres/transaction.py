@@ -107,7 +107,7 @@ class LockedRows(Struct):
 
 
 class NodeContext(Struct, frozen=True):
-    """What the transactions of a lane share.
+    """State that the transactions of a lane share.
 
     ``node`` is written to subscriptions whose next action this node will carry out.
     """
