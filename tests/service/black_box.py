@@ -172,7 +172,11 @@ class Daemon:
 
     @property
     def port(self) -> int:
-        """Return its port."""
+        """Return its port, which it logs when its reactor runs."""
+        deadline = time.monotonic() + PATIENCE
+        while not ports_in(self.log):
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
         (port,) = ports_in(self.log)
         return port
 

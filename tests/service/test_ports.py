@@ -10,6 +10,8 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.testing import MemoryReactor
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.http.epoll import nested_poll
@@ -50,27 +52,12 @@ class FakeEndpoint:
         return self.outcome
 
 
-class FakeReactor:
-    """Reactor that records `stop`."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-
-    def callWhenRunning(self, call: Any) -> None:
-        """Call at once."""
-        call()
-
-    def stop(self) -> None:
-        """Record the stop."""
-        self.stopped = True
-
-
 class PortsTests(SynchronousTestCase):
     """Opening and closing of ports."""
 
     def setUp(self) -> None:
         self.fixture = ServerFixture()
-        self.reactor = FakeReactor()
+        self.reactor = MemoryReactor()
         self.events: list[str] = []
 
     def test_port_that_does_not_close(self) -> None:
@@ -82,6 +69,26 @@ class PortsTests(SynchronousTestCase):
         self.successResultOf(ports.stopService())
         self.assertTrue(self.fixture.streams._released)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_announced_when_running(self) -> None:
+        """The URL is logged when the reactor runs, since a signal ends the process before."""
+        ports = self.ports(succeed(FakePort(self.events)))
+        with capturedLogs() as events:
+            ports.startService()
+            self.assertEqual(events, [])
+            self.reactor.run()
+        self.assertEqual(events[0]["url"], "http://127.0.0.1:4437/v1/stream/")
+
+    def test_stopped_before_running(self) -> None:
+        """A service that stops before the reactor runs logs no URL."""
+        port = FakePort(self.events)
+        port.closed.callback(None)
+        ports = self.ports(succeed(port))
+        ports.startService()
+        self.successResultOf(ports.stopService())
+        with capturedLogs() as events:
+            self.reactor.run()
+        self.assertEqual(events, [])
 
     def ports(self, *outcomes: Any) -> Ports:
         """Return the ports of endpoints with these outcomes."""
@@ -132,9 +139,10 @@ class PortsTests(SynchronousTestCase):
         listening: Deferred[Any] = Deferred()
         service = self.ports(listening)
         service.startService()
-        self.assertFalse(self.reactor.stopped)
+        self.assertFalse(self.reactor.hasStopped)
         listening.errback(CannotListenError("", 4437, OSError(98, "Address already in use")))
-        self.assertTrue(self.reactor.stopped)
+        self.reactor.run()
+        self.assertTrue(self.reactor.hasStopped)
         self.assertEqual(len(self.flushLoggedErrors(CannotListenError)), 1)
         self.successResultOf(service.stopService())
 

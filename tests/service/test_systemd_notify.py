@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
+from twisted.internet.testing import MemoryReactor
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -45,11 +46,14 @@ class SupervisionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.manager = FakeManager(self)
-        self.supervision = SystemdNotifier(self.manager.address)
+        self.reactor = MemoryReactor()
+        self.supervision = SystemdNotifier(self.reactor, self.manager.address)
 
     def test_life(self) -> None:
-        """The notifications are READY=1 and later STOPPING=1."""
+        """The notifications are READY=1, when the reactor runs, and later STOPPING=1."""
         self.supervision.startService()
+        self.assertEqual(len(self.reactor.whenRunningHooks), 1)
+        self.reactor.run()
         self.assertEqual(self.manager.receive(), "READY=1")
         self.successResultOf(self.supervision.stopService())
         self.assertEqual(self.manager.receive(), "STOPPING=1")
@@ -57,7 +61,7 @@ class SupervisionTests(SynchronousTestCase):
     def test_reloading(self) -> None:
         """A reload sends RELOADING=1 with the monotonic time, then READY=1."""
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        ReloadService([], None, self.supervision).reload()
+        ReloadService([], self.reactor, self.supervision).reload()
         told = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.manager.receive())
         assert told is not None
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -69,20 +73,23 @@ class SupervisionTests(SynchronousTestCase):
         if sys.platform != "linux":
             raise SkipTest("only Linux has such sockets")
         manager = FakeManager(self, abstract=True)
-        SystemdNotifier(manager.address).ready()
+        SystemdNotifier(self.reactor, manager.address).ready()
         self.assertEqual(manager.receive(), "READY=1")
 
     def test_environment(self) -> None:
         """Without NOTIFY_SOCKET no notification is sent."""
-        self.assertFalse(SystemdNotifier.of({}).wanted)
-        self.assertFalse(SystemdNotifier.of({"NOTIFY_SOCKET": ""}).wanted)
-        self.assertTrue(SystemdNotifier.of({"NOTIFY_SOCKET": self.manager.address}).wanted)
+        self.assertFalse(SystemdNotifier.of(self.reactor, {}).wanted)
+        self.assertFalse(SystemdNotifier.of(self.reactor, {"NOTIFY_SOCKET": ""}).wanted)
+        self.assertTrue(
+            SystemdNotifier.of(self.reactor, {"NOTIFY_SOCKET": self.manager.address}).wanted
+        )
 
     def test_no_manager(self) -> None:
         """A notification that fails is logged."""
-        supervision = SystemdNotifier("@nobody-listens-here")
+        supervision = SystemdNotifier(self.reactor, "@nobody-listens-here")
         with capturedLogs() as events:
             supervision.startService()
+            self.reactor.run()
         self.assertTrue(supervision.running)
         self.assertIn("Could not notify systemd of READY=1", str(formatEvent(events[0])))
 

@@ -70,7 +70,7 @@ def build_service(
         open_to_all=made.open_to_all,
     )
     ports = Ports(endpoints, made.site, made.streams, reactor, announcer)
-    supervision = SystemdNotifier.of()
+    supervision = SystemdNotifier.of(reactor)
     reloading = ReloadService(tls_endpoints(endpoints), reactor, supervision, reopen_log)
     if made.tracing is not None:
         # Added before the streams, and therefore stopped after them.

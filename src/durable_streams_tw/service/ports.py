@@ -136,7 +136,10 @@ class Ports(Service):
             failure.raiseException()
 
     def startService(self) -> None:
-        """Open the ports unless they are open, and log the URLs of the streams."""
+        """Open the ports unless they are open; log the URLs of the streams when the reactor runs.
+
+        Before that a signal would end the process without `stopService`.
+        """
         Service.startService(self)
         if not self._opened:
             self.privilegedStartService()
@@ -173,9 +176,13 @@ class Ports(Service):
     ) -> IListeningPort | None:
         if port is not None and self._announcer is not None:
             address = port.getHost()
-            self._announcer.announce(endpoint, address)
             self._streams.set_endpoint(*self._announcer.locate(endpoint, address))
+            self._reactor.callWhenRunning(self._log_url, endpoint, address)
         return port
+
+    def _log_url(self, endpoint: IStreamServerEndpoint, address: IAddress) -> None:
+        if self.running and self._announcer is not None:
+            self._announcer.announce(endpoint, address)
 
 
 def _bound_kernel_buffers(port: Any) -> None:

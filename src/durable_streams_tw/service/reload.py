@@ -39,7 +39,7 @@ class ReloadService(Service):
         self._endpoints = endpoints
         self._reload_workers = reload_workers
         self._reactor = reactor
-        self._supervision = supervision or SystemdNotifier(None)
+        self._supervision = supervision or SystemdNotifier(reactor, None)
         self._reopen_log = reopen_log
         self._before: Any = None
 

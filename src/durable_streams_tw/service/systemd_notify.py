@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -25,13 +26,14 @@ class SystemdNotifier(Service):
 
     _log = Logger()
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, reactor: Any, address: str | None) -> None:
+        self._reactor = reactor
         self._address = address
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> SystemdNotifier:
+    def of(cls, reactor: Any, environment: Mapping[str, str] = os.environ) -> SystemdNotifier:
         """Return the notifier for the environment of a process."""
-        return cls(environment.get("NOTIFY_SOCKET") or None)
+        return cls(reactor, environment.get("NOTIFY_SOCKET") or None)
 
     @property
     def wanted(self) -> bool:
@@ -39,9 +41,9 @@ class SystemdNotifier(Service):
         return self._address is not None
 
     def startService(self) -> None:
-        """Notify systemd that the server is ready."""
+        """Notify systemd that the server is ready, once the reactor runs and handles signals."""
         Service.startService(self)
-        self.ready()
+        self._reactor.callWhenRunning(self.ready)
 
     def stopService(self) -> Deferred[None]:
         """Notify systemd that the server is stopping."""

@@ -60,7 +60,7 @@ def build_supervisor(
     """Return the service of a server with workers: see `make_service.build_service`."""
     service = ServiceGroup(reporter.report, reporter.close)
     supervisor = Supervisor(configuration, reactor, greet)
-    notifier = SystemdNotifier.of()
+    notifier = SystemdNotifier.of(reactor)
     reloading = ReloadService((), reactor, notifier, reopen_log, supervisor.reload)
     for part in (reloading, supervisor, notifier):
         MultiService.addService(service, part)
@@ -153,9 +153,14 @@ class Supervisor(Service):
             "Workers: {workers}",
             workers=", ".join(f"{one.name} (process {one.pid})" for one in self._workers.values()),
         )
-        for one in located:
-            self._announcer.announce(*one)
-        self._prepare_spare()
+        # Before the reactor runs, a signal would end the process without `stopService`.
+        self._reactor.callWhenRunning(self._announce, located)
+
+    def _announce(self, located: Sequence[tuple[Any, Any]]) -> None:
+        if self.running:
+            for one in located:
+                self._announcer.announce(*one)
+            self._prepare_spare()
 
     def _names(self) -> list[str]:
         numbers = range(1, self._fronts + 1)
