@@ -50,7 +50,7 @@ CHILD = f"{ROOT}.cli.store_worker"
 POSTGRES = f"{ROOT}.storage.postgres.store"
 
 # Entry point of the worker processes of a server.
-WORKER = f"{ROOT}.service.workers.process"
+WORKER = f"{ROOT}.service.workers.template"
 
 # Target of the console script in pyproject.toml; it looks commands up by name.
 CONSOLE = f"{ROOT}.cli.commands"

@@ -3,11 +3,11 @@
     python -m tests.service.kill_workers --rounds 100
     python -m tests.service.kill_workers --rounds 20 --store memory --seed 7
 
-Each round kills the owner, a front, the spare process or the supervisor, which the program starts
-again as systemd would. Idempotent producers append all the time and repeat what was not
-acknowledged; SSE followers reconnect at their last offset. After each round every acknowledged
-message is there once and in order, and followers have received the same. In memory only fronts and
-the spare process are killed. At the end no process, socket, port or file is left.
+Each round kills the owner, a front, the spare process, the template or the supervisor, which the
+program starts again as systemd would. Idempotent producers append all the time and repeat what was
+not acknowledged; SSE followers reconnect at their last offset. After each round every acknowledged
+message is there once and in order, and followers have received the same. In memory, the owner and
+the supervisor are not killed. At the end no process, socket, port or file is left.
 
 Prints a line for each round and exits with 1 if a check fails, or if writes were not possible again
 within ``--within`` seconds of a kill, or within five times as long if it was the supervisor's: all
@@ -171,7 +171,8 @@ class Server:
         self._arguments += ["--listen", f"tcp:{self.port}:interface=127.0.0.1"]
         if store == "lmdb":
             self._arguments += ["--data-dir", str(directory / "data")]
-        self.expected = workers + 2
+        # The owner, the template and a spare process, too.
+        self.expected = workers + 3
         self.pids: set[int] = set()
         self.log = ""
         self.start()
@@ -192,7 +193,7 @@ class Server:
                 process.until("\n")
 
     def children(self) -> list[int]:
-        """Return the processes of the workers and the spare one."""
+        """Return the child processes of the supervisor."""
         found = children_of(self.process.pid)
         self.pids.update(found)
         return found
@@ -311,7 +312,9 @@ def run(rounds: int, workers: int, store: str, seed: str, within: float) -> None
     server = Server(directory, workers, store)
     producers = [Producer(server.port, number) for number in range(PRODUCERS)]
     followers = [Follower(server.port, number) for number in range(STREAMS)]
-    victims = ["front", "spare"] if store == "memory" else ["owner", "front", "spare", "supervisor"]
+    victims = ["front", "spare", "template"]
+    if store != "memory":
+        victims += ["owner", "supervisor"]
     try:
         for number in range(STREAMS):
             connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)

@@ -16,11 +16,13 @@ from typing import Any
 from tests.service.black_box import PATIENCE, ROOT, Foreground
 from tests.service.test_twistd import TwistdTestCase
 
-_WORKER = re.compile(r"(owner|(?:front|node)-\d+) (?:serves )?\(process (\d+)\)(?! was| exited)")
+_WORKER = re.compile(
+    r"(owner|template|(?:front|node)-\d+) (?:serves )?\(process (\d+)\)(?! was| exited)"
+)
 
 
 def workers_in(log: str) -> dict[str, int]:
-    """Return the process id of each worker that a log names, the latest if it has restarted."""
+    """Return the process ids of workers and their template, the latest if one has restarted."""
     return {name: int(pid) for name, pid in _WORKER.findall(log)}
 
 

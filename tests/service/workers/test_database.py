@@ -18,7 +18,7 @@ class DatabaseTests(WorkersTestCase):
         url = cluster.url(cluster.create_database())
         with self.serve("--database", url, "--unsafe-database", "--node=a") as server:
             pids = workers_in(server.log)
-            self.assertEqual(sorted(pids), ["node-1", "node-2"])
+            self.assertEqual(sorted(pids), ["node-1", "node-2", "template"])
             port = server.port
             self.assertEqual(ask(port, "PUT", "a", b"0;")[0], 201)
             follower = Follower(port, "a")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.service.workers.limits import MAX_RESTART_PAUSE, RESTART_WINDOW
+from durable_streams_tw.service.workers.limits import (
+    MAX_RESTART_PAUSE,
+    QUICK_RESTARTS,
+    RESTART_WINDOW,
+)
 from durable_streams_tw.service.workers.restarts import RestartBackoff
 
 
 class RestartBackoffTests(SynchronousTestCase):
     def test_pauses_grow(self) -> None:
-        """A worker that ends at once restarts three times at once, and then later and later."""
+        """A worker that ends at once restarts ten times at once, and then later and later."""
         backoff = RestartBackoff()
         now, pauses = 0.0, []
-        for _ in range(11):
+        for _ in range(QUICK_RESTARTS + 8):
             pauses.append(backoff.pause(now, now + 0.5))
             now += 0.5 + pauses[-1]
-        self.assertEqual(pauses, [0, 0, 0, 1, 2, 4, 8, 16, 30, 30, 30])
+        self.assertEqual(pauses, [0] * QUICK_RESTARTS + [1, 2, 4, 8, 16, 30, 30, 30])
         self.assertEqual(pauses[-1], MAX_RESTART_PAUSE)
 
     def test_rare_ends(self) -> None:
@@ -29,5 +33,6 @@ class RestartBackoffTests(SynchronousTestCase):
     def test_recovery(self) -> None:
         """A worker that has run for a while after a pause restarts at once again."""
         backoff = RestartBackoff()
-        self.assertEqual([backoff.pause(0, 0.1) for _ in range(4)], [0, 0, 0, 1])
+        pauses = [backoff.pause(0, 0.1) for _ in range(QUICK_RESTARTS + 1)]
+        self.assertEqual(pauses, [0] * QUICK_RESTARTS + [1])
         self.assertEqual(backoff.pause(100, 100 + RESTART_WINDOW), 0)

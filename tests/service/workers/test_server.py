@@ -65,7 +65,7 @@ class ServerTests(WorkersTestCase):
         """Workers are one server: for streams, live readers, metrics and readiness."""
         with self.serve("--data-dir", "data") as server:
             pids = workers_in(server.log)
-            self.assertEqual(sorted(pids), ["front-1", "front-2", "owner"])
+            self.assertEqual(sorted(pids), ["front-1", "front-2", "owner", "template"])
             port = server.port
             self.assertEqual(ask(port, "PUT", "a", b"0;")[0], 201)
             follower = Follower(port, "a")
@@ -80,13 +80,13 @@ class ServerTests(WorkersTestCase):
             appends = 'durable_streams_commands_total{operation="append",result="done"}'
             wait_for(lambda: metric(port, appends) == 30)
             wait_for(lambda: metric(port, 'durable_streams_live_subscribers{kind="sse"}') == 1)
-            for name in pids:
+            for name in ("front-1", "front-2", "owner"):
                 cpu = f'durable_streams_process_cpu_seconds_total{{worker="{name}"}}'
                 self.assertGreater(metric(port, cpu), 0)
-            self.check_processes(pids)
+            self.check_processes(server.pid, pids)
             self.check_failures(server, follower)
             supervised = children_of(server.pid)
-            self.assertEqual(len(supervised), 4)
+            self.assertEqual(len(supervised), 5)
             server.signal(signal.SIGTERM)
             rest = follower.response.read()
             self.assertEqual(server.wait(), -signal.SIGTERM)
@@ -97,9 +97,10 @@ class ServerTests(WorkersTestCase):
         with self.serve("--data-dir", "data", workers=1) as single:
             self.assertEqual(ask(single.port, "GET", "a")[1].count(b";"), 41)
 
-    def check_processes(self, pids: dict[str, int]) -> None:
-        """No process of the server shows settings; each front has the listening sockets."""
+    def check_processes(self, supervisor: int, pids: dict[str, int]) -> None:
+        """No process of the server shows settings; all are children of the supervisor."""
         for pid in pids.values():
+            self.assertIn(pid, children_of(supervisor))
             for name in ("cmdline", "environ"):
                 with open(f"/proc/{pid}/{name}") as file:
                     self.assertNotIn("data-dir", file.read())
@@ -110,6 +111,8 @@ class ServerTests(WorkersTestCase):
         self.kill(server, "owner")
         self.assertEqual(repeat(ask, port, "POST", "a", b"31;")[0], 204)
         follower.until(b"31;")
+        # Its successor forks the next fronts.
+        self.kill(server, "template")
         for name in ("front-1", "front-2"):
             other = workers_in(server.log)["front-2" if name == "front-1" else "front-1"]
             self.kill(server, name)
@@ -233,9 +236,9 @@ class LogTests(WorkersTestCase):
         daemon.stop()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         self.assertIn("SIGHUP", lines[0]["message"])
-        recovered = [line for line in lines if "recovered" in line["message"]]
-        self.assertEqual([line["worker"] for line in recovered], ["owner"])
-        self.assertTrue(recovered[0]["source"].startswith("durable_streams_tw.storage."))
+        lost = [line for line in lines if "has closed the connection" in line["message"]]
+        self.assertEqual(sorted(line["worker"] for line in lost), ["front-1", "front-2"])
+        self.assertTrue(lost[0]["source"].startswith("durable_streams_tw.storage."))
 
 
 class EndpointTests(WorkersTestCase):

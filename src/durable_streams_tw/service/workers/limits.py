@@ -15,7 +15,7 @@ MAX_MESSAGE: Final = 16 * MIB
 MAX_SOCKET_DIRECTORY: Final = 70
 
 #: Restarts of one worker without a pause within `RESTART_WINDOW`.
-QUICK_RESTARTS: Final = 3
+QUICK_RESTARTS: Final = 10
 RESTART_WINDOW: Final = 10.0
 
 #: First and longest pause before the next restart of a worker; each pause doubles the last.

@@ -94,6 +94,12 @@ class WebhookErrors(Struct, frozen=True, tag=6, array_like=True):
 # -- from a worker -----------------------------------------------------------------------------
 
 
+class Started(Struct, frozen=True, tag=9, array_like=True):
+    """First message of a worker, which waits for its assignment: the id of its process."""
+
+    pid: int
+
+
 class Ready(Struct, frozen=True, tag=10, array_like=True):
     """The worker serves."""
 
@@ -136,7 +142,9 @@ class OwnUsage(Struct, frozen=True, tag=16, array_like=True):
 
 
 ToWorker = Assignment | OwnerReady | Reload | Stop | OtherUsage | AllSamples | WebhookErrors
-ToSupervisor = Ready | Failed | LogRecord | Reloaded | OwnSamples | SamplesRequest | OwnUsage
+ToSupervisor = (
+    Started | Ready | Failed | LogRecord | Reloaded | OwnSamples | SamplesRequest | OwnUsage
+)
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_for_worker: Final = msgspec.msgpack.Decoder(ToWorker).decode
@@ -194,6 +202,12 @@ def read_message(pair: socket.socket, decode: Callable[[bytes], Any]) -> Any:
     """Read one message and block until it is there. Raises `EOFError` at the end of the pair."""
     size = int.from_bytes(_read(pair, 4), "big")
     return decode(_read(pair, size))
+
+
+def write_message(pair: socket.socket, message: ToWorker | ToSupervisor) -> None:
+    """Write one message and block until it is sent. Raises `OSError` if the pair is closed."""
+    frame = encode(message)
+    pair.sendall(len(frame).to_bytes(4, "big") + frame)
 
 
 def _read(pair: socket.socket, size: int) -> bytes:

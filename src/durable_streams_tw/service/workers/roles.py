@@ -23,7 +23,6 @@ from durable_streams_tw.service.assembly import assemble, within_file_limit
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.listening import endpoints, tls_endpoints
 from durable_streams_tw.service.ports import Ports, why_not_open
-from durable_streams_tw.service.preload import preload
 from durable_streams_tw.service.reload import reload_certificates
 from durable_streams_tw.service.sources import command_line
 from durable_streams_tw.service.startup import CannotStart
@@ -41,7 +40,7 @@ from durable_streams_tw.service.workers.messages import (
 from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.service.workers.shared_sockets import InheritedPorts
 from durable_streams_tw.service.workers.usage import UsageReporter
-from durable_streams_tw.service.workers.worker_process import PAIR
+from durable_streams_tw.service.workers.worker_process import CONTROL
 from durable_streams_tw.storage.api import Stats
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.remote.store import RemoteStore
@@ -88,12 +87,6 @@ def assume(assignment: Assignment, reactor: Any, send: Send) -> Role:
     if assignment.role == "owner":
         return OwnerRole(configuration, assignment, reactor)
     return FrontRole(configuration, assignment, reactor, send)
-
-
-def settle() -> None:
-    """Prepare the interpreter for the work after the start."""
-    preload()
-    process_tuning.tune()
 
 
 def problems_of(failure: Failure) -> tuple[str, ...] | None:
@@ -269,7 +262,7 @@ class FrontRole:
 
 def _inherited(assignment: Assignment) -> list[int]:
     """Return the descriptors of the sockets to serve, and close the others."""
-    descriptors = range(PAIR + 1, PAIR + 1 + assignment.inherited)
+    descriptors = range(CONTROL + 1, CONTROL + 1 + assignment.inherited)
     served = [descriptors[position] for position in assignment.served]
     for descriptor in descriptors:
         if descriptor not in served:

@@ -38,10 +38,16 @@ from durable_streams_tw.service.workers.limits import (
     MAX_SOCKET_DIRECTORY,
     OWNER_STOP,
 )
+from durable_streams_tw.service.workers.parent import adopt_orphans
 from durable_streams_tw.service.workers.restarts import RestartBackoff
 from durable_streams_tw.service.workers.shared_sockets import SocketBinder
 from durable_streams_tw.service.workers.usage import UsageTotals
-from durable_streams_tw.service.workers.worker_process import SPARE, WorkerProcess
+from durable_streams_tw.service.workers.worker_process import (
+    SPARE,
+    TEMPLATE,
+    TemplateProcess,
+    WorkerProcess,
+)
 from durable_streams_tw.telemetry.metric_samples import Samples, add_ended
 
 OWNER: Final = "owner"
@@ -74,6 +80,8 @@ class Supervisor(Service):
     """
 
     _log = Logger()
+    _template: TemplateProcess
+    """Process that forks the others, once the service has started."""
 
     def __init__(
         self,
@@ -97,7 +105,7 @@ class Supervisor(Service):
         self._addresses: list[Any] | None = None
         self._notices: tuple[messages.PortNotice, ...] = ()
         self._directory = ""
-        # Current processes by name, and a process that waits to replace one.
+        # Current processes by name, and one that waits to replace one.
         self._workers: dict[str, WorkerProcess] = {}
         self._spare: WorkerProcess | None = None
         self._restarted: set[str] = set()
@@ -136,22 +144,29 @@ class Supervisor(Service):
         located = list(zip(self._endpoints, self._addresses or (), strict=True))
         self._notices = tuple(messages.PortNotice(*self._announcer.locate(*one)) for one in located)
         self._directory = _private_directory()
+        adopt_orphans()
+        self._start_template()
         try:
-            # All import their modules at the same time, and the fronts need an open store.
             self._workers = {name: self._spawn() for name in self._names()}
+            # The fronts need an open store.
             for starting in ({OWNER} & self._workers.keys(), self._workers.keys() - {OWNER}):
                 self._start_and_wait([self._workers[name] for name in sorted(starting)])
         except BaseException:
             for worker in self._workers.values():
                 worker.kill()
+            self._template.kill()
             self._binder.close()
             self._remove_directory()
             raise
         for worker in self._workers.values():
             worker.adopt()
+        serving = {name: worker.pid for name, worker in self._workers.items()}
         self._log.info(
             "Workers: {workers}",
-            workers=", ".join(f"{one.name} (process {one.pid})" for one in self._workers.values()),
+            workers=", ".join(
+                f"{name} (process {pid})"
+                for name, pid in {**serving, TEMPLATE: self._template.pid}.items()
+            ),
         )
         # Before the reactor runs, a signal would end the process without `stopService`.
         self._reactor.callWhenRunning(self._announce, located)
@@ -180,13 +195,22 @@ class Supervisor(Service):
                 for key, _ in selector.select():
                     key.data.read()
                     if key.data.problems:
+                        self._template.read_output()
                         raise CannotStart("\n".join(key.data.problems))
 
+    def _start_template(self) -> None:
+        self._template = TemplateProcess(
+            self._reactor,
+            self._binder.sockets,
+            worker_modules(self._configuration),
+            self._template_exited,
+        )
+
     def _spawn(self) -> WorkerProcess:
-        return WorkerProcess(self._reactor, self._binder.sockets, self._received, self._exited)
+        return WorkerProcess(self._reactor, self._template, self._received, self._exited)
 
     def _prepare_spare(self) -> None:
-        """Start a process that can replace any worker: the start of Python takes too long then."""
+        """Fork a process that can replace a worker while a new template imports its modules."""
         if self._spare is None and self.running:
             self._spare = self._spawn()
             self._spare.adopt()
@@ -234,7 +258,6 @@ class Supervisor(Service):
                 worker.send(messages.WebhookErrors(self._errors))
             if name in self._restarted:
                 self._log.info("{worker} serves (process {pid})", worker=name, pid=worker.pid)
-                self._prepare_spare()
         elif isinstance(message, messages.Failed) and name in self._restarted:
             for problem in message.problems:
                 self._log.error("{worker} cannot start: {why}", worker=name, why=problem)
@@ -253,33 +276,41 @@ class Supervisor(Service):
         self._tell(self._usage.remove(name))
         if not self.running:
             return
-        now = self._reactor.seconds()
-        pause = self._backoffs.setdefault(name, RestartBackoff()).pause(worker.started, now)
         if worker is self._spare:
             self._spare = None
-            self._restarts[name] = self._reactor.callLater(pause, self._replace_spare)
-            return
+        else:
+            self._restarted.add(name)
+        self._restart_later(worker, how)
+
+    def _template_exited(self, how: str) -> None:
+        if self.running:
+            self._restart_later(self._template, how)
+
+    def _restart_later(self, ended: WorkerProcess | TemplateProcess, how: str) -> None:
+        name = ended.name
+        backoff = self._backoffs.setdefault(name, RestartBackoff())
+        pause = backoff.pause(ended.started, self._reactor.seconds())
         self._log.error(
             "{worker} (process {pid}) {how}; it restarts in {pause:g} s",
             worker=name,
-            pid=worker.pid,
+            pid=ended.pid,
             how=how,
             pause=pause,
         )
-        self._restarted.add(name)
         self._restarts[name] = self._reactor.callLater(pause, self._restart, name)
-
-    def _replace_spare(self) -> None:
-        self._restarts.pop(SPARE, None)
-        self._prepare_spare()
 
     def _restart(self, name: str) -> None:
         del self._restarts[name]
+        if name == TEMPLATE:
+            self._start_template()
+            self._log.info("{worker} serves (process {pid})", worker=name, pid=self._template.pid)
+        elif name != SPARE:
+            self._prepare_spare()
+            worker, self._spare = self._spare, None
+            assert worker is not None, "one was prepared"
+            self._workers[name] = worker
+            worker.assign(name, self._assignment(name))
         self._prepare_spare()
-        worker, self._spare = self._spare, None
-        assert worker is not None, "one was prepared"
-        self._workers[name] = worker
-        worker.assign(name, self._assignment(name))
 
     # -- reload ---------------------------------------------------------------------------------
 
@@ -308,6 +339,7 @@ class Supervisor(Service):
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()
+        self._template.kill()
         if self._spare is not None:
             self._spare.kill()
         owners = [worker for name, worker in self._workers.items() if name == OWNER]
@@ -341,6 +373,21 @@ def _private_directory() -> str:
     usual = tempfile.gettempdir()
     too_long = len(os.fsencode(usual)) > MAX_SOCKET_DIRECTORY
     return tempfile.mkdtemp(prefix="durable-streams-", dir="/tmp" if too_long else usual)
+
+
+def worker_modules(configuration: Configuration) -> list[str]:
+    """Return the modules of workers that depend on the settings."""
+    needed = {
+        "auth": ("service.auth_checkers", "auth.token_checkers"),
+        "data-dir": ("storage.durable.store", "storage.remote.checkpoint_reader"),
+        "database": ("storage.postgres.store",),
+    }
+    return [
+        f"durable_streams_tw.{module}"
+        for name, modules in needed.items()
+        if configuration[name]
+        for module in modules
+    ]
 
 
 def _given(configuration: Configuration) -> dict[str, tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from contextlib import suppress
 from typing import Any
@@ -13,11 +14,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
+from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.log_output import filtered
 from durable_streams_tw.service.workers import messages, roles
 from durable_streams_tw.service.workers.limits import METRICS_PERIOD
 from durable_streams_tw.service.workers.log_relay import LogRelay
-from durable_streams_tw.service.workers.worker_process import PAIR
+from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.telemetry.metric_samples import Samples
 
 
@@ -71,7 +73,7 @@ class Worker:
     def _started(self, _: object) -> None:
         with suppress(OSError):
             os.chdir(self._assignment.runs_in)
-        roles.settle()
+        process_tuning.tune()
         self._is_ready = True
         self._messages.send(messages.Ready())
         self._reports.start(METRICS_PERIOD)
@@ -125,11 +127,12 @@ class Worker:
         os._exit(0)
 
 
-def run_worker(reactor: Any) -> None:
+def run_worker(reactor: Any, pair: socket.socket) -> None:
     """Wait for an assignment and carry it out. Return at once if the supervisor ends before."""
-    pair = socket.socket(fileno=PAIR)
     try:
+        messages.write_message(pair, messages.Started(os.getpid()))
         assignment = messages.read_message(pair, messages.decode_for_worker)
-    except EOFError:
+    except (EOFError, OSError):
         return
+    end_with_parent(signal.SIGKILL)
     Worker(reactor, assignment, pair).run()

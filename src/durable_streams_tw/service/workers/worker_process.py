@@ -1,4 +1,4 @@
-"""One worker as the supervisor sees it: a child process and its end of the pair."""
+"""Workers, and the process that forks them, as the supervisor sees them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.process import registerReapProcessHandler, unregisterReapProcessHandler
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.service.settings_table import PREFIX
 from durable_streams_tw.service.workers import log_relay, messages
+from durable_streams_tw.service.workers.parent import ADOPTS_ORPHANS
 from durable_streams_tw.telemetry.metric_samples import Samples
 
-_PROCESS: Final = "durable_streams_tw.service.workers.process"
+_TEMPLATE: Final = "durable_streams_tw.service.workers.template"
+TEMPLATE: Final = "template"
 #: Name of a process without a role.
 SPARE: Final = "spare"
-#: Descriptor of the pair in the worker; its listening sockets follow.
-PAIR: Final = 3
+#: Descriptor of the template's end of its connection; the listening sockets follow.
+CONTROL: Final = 3
 _RECEIVE: Final = 1 << 16
 
 
-class WorkerProcess(ProcessProtocol):
-    """Child process, which has no role and no name before its assignment.
+class TemplateProcess(ProcessProtocol):
+    """Child process that forks workers, which inherit the ``sockets``.
 
-    ``received`` is called with its messages, except log records, and ``exited`` with the way in
-    which it ended. It inherits the ``sockets``.
+    ``modules`` are imported by it besides those of all workers. ``exited`` is called with the way
+    in which it ended.
     """
 
     _log = Logger()
@@ -40,6 +43,70 @@ class WorkerProcess(ProcessProtocol):
         self,
         reactor: Any,
         sockets: Sequence[socket.socket],
+        modules: Sequence[str],
+        exited: Callable[[str], None],
+    ) -> None:
+        self.name = TEMPLATE
+        self.started: float = reactor.seconds()
+        self._exited = exited
+        #: Fires when the process has ended.
+        self.ended: Deferred[None] = Deferred()
+        self._control, theirs = socket.socketpair()
+        with theirs, open(os.devnull, "rb") as nothing:
+            descriptors: dict[int, Any] = {0: nothing.fileno(), 1: "r", 2: "r"}
+            inherited = enumerate((theirs, *sockets), CONTROL)
+            descriptors.update((number, one.fileno()) for number, one in inherited)
+            # -P: the working directory is no place to import from.
+            command = [sys.executable, "-P", "-m", _TEMPLATE, type(reactor).__module__, *modules]
+            environment = child_environment(os.environ)
+            #: Id of the process.
+            self.pid: int = reactor.spawnProcess(
+                self, command[0], command, environment, childFDs=descriptors
+            ).pid
+
+    def fork(self, pair: socket.socket) -> None:
+        """Have a worker forked with this end of its pair, which is closed here.
+
+        If the template ends before, the pair is closed at this end only.
+        """
+        with pair, suppress(OSError):
+            socket.send_fds(self._control, [b"\0"], [pair.fileno()])
+
+    def kill(self) -> None:
+        """Kill the process unless it has ended."""
+        if not self.ended.called:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def read_output(self) -> None:
+        """Log the last output of the process, before the reactor runs."""
+        transport: Any = self.transport
+        for pipe in list(transport.pipes.values()):
+            pipe.doRead()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """Log output of the process or of its forks, such as a traceback of the interpreter."""
+        for line in data.decode("utf-8", "replace").splitlines():
+            self._log.warn("A worker printed: {line}", line=line)
+
+    def processExited(self, reason: Failure) -> None:
+        """Report the end of the process."""
+        self._control.close()
+        status: Any = reason.value
+        self._exited(_how(-status.signal if status.signal else status.exitCode))
+        self.ended.callback(None)
+
+
+class WorkerProcess:
+    """Process that ``template`` forks. It has no role and no name before its assignment.
+
+    ``received`` is called with its messages, except log records, and ``exited`` with the way in
+    which it ended.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        template: TemplateProcess,
         received: Callable[[WorkerProcess, messages.ToSupervisor], None],
         exited: Callable[[WorkerProcess, str], None],
     ) -> None:
@@ -58,21 +125,16 @@ class WorkerProcess(ProcessProtocol):
         #: Fires when the process has ended.
         self.ended: Deferred[None] = Deferred()
         self.is_running = True
+        #: Id of the process, 0 until it is known.
+        self.pid = 0
+        # Exit status once it is known, and whether the pair is closed.
+        self._status: int | None = None
+        self._is_closed = False
         self._messages: Any = messages.MessageProtocol(
-            messages.decode_for_supervisor, self._message, lambda: None
+            messages.decode_for_supervisor, self._message, self._closed
         )
         self._pair, theirs = socket.socketpair()
-        with theirs, open(os.devnull, "rb") as nothing:
-            inherited = [theirs, *sockets]
-            descriptors: dict[int, Any] = {0: nothing.fileno(), 1: "r", 2: "r"}
-            descriptors.update((PAIR + n, one.fileno()) for n, one in enumerate(inherited))
-            # -P: the working directory is no place to import from.
-            command = [sys.executable, "-P", "-m", _PROCESS, type(reactor).__module__]
-            environment = child_environment(os.environ)
-            #: Id of the process.
-            self.pid: int = reactor.spawnProcess(
-                self, command[0], command, environment, childFDs=descriptors
-            ).pid
+        template.fork(theirs)
 
     # -- messages -------------------------------------------------------------------------------
 
@@ -87,8 +149,7 @@ class WorkerProcess(ProcessProtocol):
         if self._messages.transport is not None:
             self.send(assignment)
             return
-        frame = messages.encode(assignment)
-        self._pair.sendall(len(frame).to_bytes(4, "big") + frame)
+        messages.write_message(self._pair, assignment)
 
     def read(self) -> None:
         """Process messages of a worker that starts, before the reactor runs. Blocks."""
@@ -99,9 +160,6 @@ class WorkerProcess(ProcessProtocol):
         if data:
             self._messages.dataReceived(data)
         elif not self.problems:
-            transport: Any = self.transport
-            for pipe in list(transport.pipes.values()):
-                pipe.doRead()
             self.problems = (f"{self.name} ended before it was ready; see the log",)
 
     def adopt(self) -> None:
@@ -121,7 +179,11 @@ class WorkerProcess(ProcessProtocol):
         if isinstance(message, messages.LogRecord):
             log_relay.publish(message, self.name)
             return
-        if isinstance(message, messages.Ready):
+        if isinstance(message, messages.Started):
+            self.pid = message.pid
+            if ADOPTS_ORPHANS:
+                registerReapProcessHandler(self.pid, self)
+        elif isinstance(message, messages.Ready):
             self.is_ready = True
         elif isinstance(message, messages.Failed):
             self.problems = message.problems
@@ -130,28 +192,44 @@ class WorkerProcess(ProcessProtocol):
     # -- process --------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """Kill the process unless it has ended."""
-        if self.is_running:
+        """Kill the process unless it has ended. One without an id ends when its pair is closed."""
+        if self.pid and self.is_running:
             os.kill(self.pid, signal.SIGKILL)
+        elif self._messages.transport is None:
+            self._pair.close()
+        else:
+            self._messages.transport.abortConnection()
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Log output of the process, such as a traceback of the interpreter."""
-        for line in data.decode("utf-8", "replace").splitlines():
-            self._log.warn("{worker} printed: {line}", worker=self.name, line=line)
+    def reapProcess(self) -> None:
+        """Take the exit status if the process has ended. Twisted calls this on SIGCHLD."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            unregisterReapProcessHandler(self.pid, self)
+            self.processEnded(status)
 
-    def processExited(self, reason: Failure) -> None:
-        """Report the end of the process."""
+    def processEnded(self, status: int) -> None:
+        """Take the exit status, and report the end of the process after its last message."""
         self.is_ready = self.is_running = False
-        self._on_exit(self, _how(reason))
-        self.ended.callback(None)
+        self._status = os.waitstatus_to_exitcode(status)
+        self._report_end()
+
+    def _closed(self) -> None:
+        self._is_closed = True
+        if not self.pid or not ADOPTS_ORPHANS:
+            self.is_ready = self.is_running = False
+        self._report_end()
+
+    def _report_end(self) -> None:
+        if self._is_closed and not self.is_running:
+            self._on_exit(self, _how(self._status))
+            self.ended.callback(None)
 
 
-def _how(reason: Failure) -> str:
-    """Return how a process ended."""
-    status: Any = reason.value
-    if status.signal is not None:
-        return f"was killed by signal {status.signal}"
-    return f"exited with status {status.exitCode}"
+def _how(status: int | None) -> str:
+    """Return how a process ended: with an exit status, or a negative number of a signal."""
+    if status is None:
+        return "ended"
+    return f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
