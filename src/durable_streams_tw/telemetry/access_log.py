@@ -74,7 +74,8 @@ class AccessLog:
     ) -> None:
         self._log.info(
             FORMAT,
-            client=client or "-",
+            # A dual-stack socket names IPv4 clients ::ffff:192.0.2.7.
+            client=(client or "-").removeprefix("::ffff:"),
             method=_text(method),
             target=_text(target),
             status=status,
