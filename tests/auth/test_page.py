@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.auth.grants import VERBS, Verb
+from durable_streams_tw.auth.grants import VERBS, Verb, grants_of
 from durable_streams_tw.auth.token_file import read_table
 from durable_streams_tw.service.auth_checkers import read_jwt
 from durable_streams_tw.service.settings_table import SETTINGS
@@ -30,11 +31,16 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(len(read_table(text.encode(), b"k")), 2)
 
     def test_jwt(self) -> None:
-        """The argument of ``jwt:`` is valid."""
+        """The argument of ``jwt:`` is valid, and the claims have its issuer and a grant."""
         (argument,) = re.findall(r"--auth jwt:(\S+)", "\n".join(blocks("sh")))
         expected, jwks = read_jwt(argument)
         self.assertEqual((expected.issuer, expected.audience), ("https://id.example", "streams"))
         self.assertTrue(jwks.startswith("https://id.example/"))
+        (text,) = blocks("json")
+        claims = json.loads(text)
+        self.assertEqual((claims["iss"], claims["aud"]), (expected.issuer, expected.audience))
+        grants = grants_of(claims[expected.claim], strict=True)
+        self.assertTrue(grants.allow(Verb.APPEND, "chats/17"))
 
     def test_program(self) -> None:
         """The checker runs."""

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli import config
-from durable_streams_tw.cli.commands import commands
+from durable_streams_tw.cli.commands import commands as cli_commands
 from durable_streams_tw.service.configuration import Configuration, load_configuration
 from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.sources import command_line
+from tests.examples.console_blocks import commands, matches
 from tests.settings_page import PAGE
 
 
@@ -25,7 +26,7 @@ class ConfigTestCase(SynchronousTestCase):
 
     def run_config(self, *arguments: str, **variables: str) -> Result:
         """Run a command and return its result."""
-        return CliRunner(env=variables).invoke(commands, ["config", *arguments])
+        return CliRunner(env=variables).invoke(cli_commands, ["config", *arguments])
 
     def file(self, content: str) -> str:
         """Write a settings file and return its path."""
@@ -201,3 +202,21 @@ class PageTests(ConfigTestCase):
         self.assertEqual(result.stderr.splitlines(), [file])
         result = self.run_config("check", DURABLE_STREAMS_MAX_BDY="1k")
         self.assertEqual(result.stderr.splitlines(), [variable])
+
+    def test_caddyfile(self) -> None:
+        """`config convert` prints the settings that the page shows for its Caddyfile."""
+        (caddyfile,) = self.blocks("text")
+        result = self.run_config("convert", self.file(caddyfile))
+        self.assertEqual(
+            [line for line in result.output.splitlines() if not line.startswith("#")],
+            self.blocks("toml")[1].splitlines(),
+        )
+
+    def test_show(self) -> None:
+        """`config show` prints what the page shows."""
+        (command,) = [row for row in commands(self.page) if "config show" in row.line]
+        variable, _, _, _, *arguments = command.line.split()
+        arguments[1] = self.file(self.blocks("toml")[0])
+        name, _, value = variable.partition("=")
+        result = self.run_config("show", *arguments, **{name: value})
+        self.assertTrue(matches(command.output, result.output), result.output)

@@ -11,6 +11,7 @@ _FENCE = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _VARIABLE = (
     (re.compile(r"\b[0-9]{20}_([0-9]{16})\b"), r"OFFSET_\1"),
     (re.compile(r'"[0-9]+:([0-9]+:[0-9]+)'), r'"ID:\1'),
+    (re.compile(r"^Date: .*$", re.MULTILINE), "Date: D"),
     (re.compile(r"^retry:[0-9]+$", re.MULTILINE), "retry:N"),
     (re.compile(r'"streamCursor":"[0-9]+"'), '"streamCursor":"N"'),
     (re.compile(r"localhost:[0-9]+|127\.0\.0\.1:[0-9]+"), "HOST"),
@@ -29,7 +30,7 @@ def commands(page: str) -> list[Command]:
     found = []
     for block in _FENCE.findall(page):
         for part in block.split("$ ")[1:] if block.startswith("$ ") else []:
-            line, _, output = part.partition("\n")
+            line, _, output = part.replace("\\\n", "").partition("\n")
             found.append(Command(line, output))
     return found
 

@@ -13,7 +13,7 @@ from tests.service.black_box import PATIENCE, environment
 
 TOP = Path(__file__).parents[2]
 EXAMPLES = TOP / "examples"
-_URL = re.compile(rb"(http://[a-z0-9.]+:(\d+)/\S*)")
+_URL = re.compile(rb"(https?://[a-z0-9.]+:(\d+)/\S*)")
 
 
 def process_environment(directory: Path) -> dict[str, str]:
@@ -24,6 +24,7 @@ def process_environment(directory: Path) -> dict[str, str]:
     for name, call in (
         ("durable-streams-server", f'{sys.executable} -c "{run}"'),
         ("python", sys.executable),
+        ("twistd", f'{sys.executable} -c "from twisted.scripts.twistd import run; run()"'),
     ):
         script = folder / name
         script.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
@@ -44,7 +45,7 @@ class RunningProgram:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        self.url = ""
+        self.url = self.line = ""
 
     def __enter__(self) -> RunningProgram:
         assert self._process.stdout is not None
@@ -53,6 +54,7 @@ class RunningProgram:
             assert line, f"it has ended with {self._process.wait(PATIENCE)}"
             found = _URL.search(line)
             if found is not None:
+                self.line = line.decode()
                 self.url, self.port = found[1].decode(), int(found[2])
                 return self
 

@@ -1,6 +1,7 @@
 """Build the package, install it into new environments, and check that twistd finds the plugin.
 
-It is installed from the wheel (built from the source distribution, as a release is), and editable.
+It is installed from a wheel with the commands of docs/install.md, and editable. The wheel of a
+release, which is built from the source distribution, is inspected.
 Both must install the plugin file without an ``__init__.py`` in ``twisted/``.
 """
 
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 
 from tools import release
+
+from tests.examples.blocks import one
 
 TOP = Path(__file__).parent.parent.parent
 PLUGINS = ("twisted/plugins/durable_streams_tw.py", "twisted/plugins/durable_streams_tw_auth.py")
@@ -71,12 +73,20 @@ def _plain(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
-    """Return faults of a new environment after ``pip install`` of ``what``."""
+def install_faults(kind: str, scratch: Path) -> list[str]:
+    """Return faults of a new environment: as docs/install.md makes one of a wheel, or editable."""
     home = scratch / kind
-    venv.create(home, with_pip=True)
+    script = f"python3 -m venv {home}\n{home}/bin/pip install --editable ."
+    if kind == "wheel":
+        script = one("docs/install.md", "sh", "pip wheel").replace(
+            "/opt/durable-streams", str(home)
+        )
+        script = script.replace("dist/", f"{scratch}/dist/").replace(
+            "-dir dist", f"-dir {scratch}/dist"
+        )
+    path = f"PATH={Path(sys.executable).parent}:$PATH"
+    output_of("sh", "-ec", f"{path}\n{script}", cwd=TOP)
     python, twistd = home / "bin" / "python", home / "bin" / "twistd"
-    output_of(python, "-m", "pip", "install", "--quiet", *what, cwd=scratch)
     faults = []
     # Run it twice: twistd writes a cache of its plugins, and reads it the second time.
     for attempt in ("first", "second"):
@@ -104,8 +114,8 @@ def main() -> int:
         faults = wheel_faults(wheel)
         release.sbom(wheel, scratch / release.SBOM)
         faults += sbom_faults(scratch / release.SBOM)
-        for kind, what in {"wheel": [str(wheel)], "editable": ["--editable", str(TOP)]}.items():
-            found = install_faults(kind, what, scratch)
+        for kind in ("wheel", "editable"):
+            found = install_faults(kind, scratch)
             print(f"{kind} install: {'wrong' if found else 'good'}", flush=True)
             faults += found
     for fault in faults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shlex
+import secrets
 import shutil
 import subprocess
 from importlib import import_module
@@ -15,6 +15,8 @@ from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.commands import commands
+from tests.examples.blocks import blocks, one
+from tests.examples.programs import process_environment
 from tests.postgres.cluster import USER, programs, shared_cluster
 from tests.postgres.nodes import Node
 
@@ -22,13 +24,8 @@ from tests.postgres.nodes import Node
 yaml: Any = import_module("yaml")
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
-PAGE = (HOW_TO / "postgresql.md").read_text("utf-8")
+PAGE = "docs/how-to/postgresql.md"
 FILES = HOW_TO / "postgresql"
-
-
-def shell_blocks() -> list[str]:
-    """Return the shell commands of the page, block by block."""
-    return re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 
 class FileTests(SynchronousTestCase):
@@ -67,60 +64,73 @@ class FileTests(SynchronousTestCase):
         names = {port["name"] for port in container["ports"]}
         self.assertIn(service["spec"]["ports"][0]["targetPort"], names)
         url = "postgresql://streams@primary.example/streams"
-        self.assertIn(f"url={url}", PAGE)
+        self.assertEqual(len(blocks(PAGE, "sh", f"url={url}")), 1)
         arguments = [text.replace("$(DATABASE_URL)", url) for text in container["args"]]
         self.accepted(arguments, {})
 
-    def test_commands_of_the_server(self) -> None:
-        """Each `run` of the page has valid arguments."""
-        lines = [
-            line
-            for block in shell_blocks()
-            for line in block.splitlines()
-            if line.startswith("durable-streams-server run")
-        ]
-        self.assertEqual(len(lines), 2)
-        for line in lines:
-            self.accepted(shlex.split(line)[1:], {})
 
+class DatabaseTests(SynchronousTestCase):
+    """The documented commands and statements with real programs."""
 
-class BackupTests(SynchronousTestCase):
-    """The documented backup with real programs."""
+    def test_statements(self) -> None:
+        """The database accepts the statements of the page."""
+        cluster = shared_cluster()
+        name = f"page_{secrets.token_hex(4)}"
+        for block in blocks(PAGE, "sql"):
+            for statement in re.sub(r"--.*", "", block.text).split(";")[:-1]:
+                cluster.execute(re.sub(r"\bstreams\b", name, statement))
+        settings = cluster.execute(f"SELECT rolconfig FROM pg_roles WHERE rolname = '{name}'")
+        self.assertIn("search_path=durable_streams", settings[0][0])
 
-    def test_restored_dump_is_served(self) -> None:
+    def shell(self, script: str, **variables: str) -> str:
+        """Run commands of the page, which must succeed; return their output."""
+        done = subprocess.run(
+            ["sh", "-ec", script],
+            cwd=self.directory,
+            env={**process_environment(self.directory), **variables},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 0, f"{script}\n{done.stderr}")
+        return done.stdout
+
+    def test_moved_and_restored(self) -> None:
+        """A store that is moved to a directory, to another database, dumped and restored has its
+        bytes and offsets.
+        """
         cluster = shared_cluster()
         found = shutil.which("pg_dump", path=f"{programs()[cluster.version]}:/usr/bin")
         if found is None:
             raise SkipTest("pg_dump is not installed: apt-get install postgresql-client")
-        directory = Path(self.mktemp()).resolve()
-        directory.mkdir()
-        database = cluster.create_database()
-        node = Node(directory, "before", cluster.url(database))
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir()
+        database, moved = cluster.create_database(), cluster.create_database()
+        node = Node(self.directory, "before", cluster.url(database))
         self.addCleanup(node.stop)
         node.start()
         self.assertEqual(node.ask("PUT", "kept", b"bytes").status, 201)
         offset = node.ask("HEAD", "kept").headers["Stream-Next-Offset"]
         node.stop()
 
-        dump, restore = [block for block in shell_blocks() if "streams.dump" in block]
+        for command, url in (
+            (one(PAGE, "sh", "streams-server move postgresql"), cluster.url(database)),
+            (one(PAGE, "sh", "streams-server move /var"), cluster.url(moved)),
+        ):
+            command = command.replace("/var/lib/durable-streams", f"{self.directory}/data")
+            self.assertIn("1 stream", self.shell(re.sub(r"postgresql://\S+", f"'{url}'", command)))
+
+        dump, restore = blocks(PAGE, "sh", "streams.dump")
         restored = f"{database}_restored"
-        environment: dict[str, Any] = {
-            "PATH": f"{Path(found).parent}:/usr/bin:/bin",
-            "PGHOST": str(cluster.directory),
-            "PGPORT": str(cluster.port),
-            "PGUSER": USER,
-            "DATABASE_URL": cluster.url(database),
-        }
-        for script in (dump, re.sub(r"\brestored\b", restored, restore)):
-            done = subprocess.run(
-                ["sh", "-ec", script],
-                cwd=directory,
-                env=environment,
-                capture_output=True,
-                text=True,
+        for script in (dump.text, re.sub(r"\brestored\b", restored, restore.text)):
+            self.shell(
+                script,
+                PATH=f"{Path(found).parent}:/usr/bin:/bin",
+                PGHOST=str(cluster.directory),
+                PGPORT=str(cluster.port),
+                PGUSER=USER,
+                DATABASE_URL=cluster.url(moved),
             )
-            self.assertEqual(done.returncode, 0, done.stderr)
-        again = Node(directory, "after", cluster.url(restored))
+        again = Node(self.directory, "after", cluster.url(restored))
         self.addCleanup(again.stop)
         again.start()
         self.assertEqual(again.ask("GET", "kept").body, b"bytes")
