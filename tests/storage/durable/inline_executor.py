@@ -43,7 +43,7 @@ class InlineExecutor:
         return done
 
     def submit_write(self, job: Job) -> None:
-        assert not self.stopped, "a job came after the lanes were stopped"
+        assert not self.stopped, "a job came after the executor was stopped"
         self._jobs.append(job)
         self._run()
 

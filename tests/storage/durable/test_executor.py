@@ -133,6 +133,17 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.stop()
         self.assertEqual([job for jobs in self.batches for job in jobs], [])
 
+    def test_job_after_stop(self) -> None:
+        """A late job is refused, and does not keep the executor from stopping."""
+        self.executor.start(self.work)
+        self.executor.submit_write(lambda: None)
+        self.reactor.turn()
+        self.assertTrue(self.working.wait(_PATIENCE))
+        stopped = self.executor.stop()
+        self.assertRaises(AssertionError, self.executor.submit_write, lambda: None)
+        self.may_work.set()
+        self.result(stopped)
+
     def test_reads(self) -> None:
         """Reads run concurrently, also while the committer thread is busy."""
         self.executor.start(self.work)

@@ -16,12 +16,18 @@ from durable_streams_tw.protocol.streams.offsets import Offset, format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change
+from durable_streams_tw.storage.limits import MAX_PRODUCERS
 from durable_streams_tw.storage.postgres.connection import connect
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from durable_streams_tw.storage.postgres.transaction import DatabaseTransaction
 from tests.postgres.cluster import shared_cluster
 from tests.postgres.fault_proxy import Cut, FaultProxy
-from tests.storage.postgres.store_case import PostgresStoreCase, database, empty_database
+from tests.storage.postgres.store_case import (
+    Node,
+    PostgresStoreCase,
+    database,
+    empty_database,
+)
 from tests.storage.store_case import post, put
 from tests.storage.suites.subscription_suite import subscribe
 
@@ -125,6 +131,13 @@ class ConnectionTests(FaultCase):
         self.query("UPDATE node SET batch = batch + 7")
         self.appended(post(b"y"))
         self.assertEqual(self.content(), b"xy")
+
+    def test_close_before_the_sweep(self) -> None:
+        """A store that closes while it looks for other nodes does not begin to sweep."""
+        node = Node(self, self.settings, MAX_PRODUCERS)
+        node.clock.advance(0)
+        self.successResultOf(node.store.close())
+        self.assertEqual(node.executors[1].batches, [2])
 
     def test_warning_at_commit(self) -> None:
         """A commit with a warning, as of a cancelled wait for a standby, is verified."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+from psycopg.conninfo import conninfo_to_dict
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, Chunk
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.postgres import background
+from durable_streams_tw.storage.postgres import store as postgres_store
+from durable_streams_tw.storage.postgres.connection import DatabaseSettings
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from tests.postgres.cluster import shared_cluster
-from tests.storage.postgres.store_case import empty_database
+from tests.postgres.fault_proxy import FaultProxy
+from tests.storage.postgres.store_case import database, empty_database
 from tests.storage.store_case import post, put
 
 Step = Generator[Deferred[Any], Any, Any]
@@ -29,16 +34,18 @@ def pause(seconds: float) -> Deferred[None]:
     return deferLater(reactor, seconds, lambda: None)
 
 
+def make_store(settings: DatabaseSettings) -> PostgresStore:
+    """Return a store with threads that is not open yet."""
+    clock: Any = reactor
+    return PostgresStore(settings, clock, *[ThreadExecutor(reactor) for _ in range(3)])
+
+
 class ThreadTests(TestCase):
     timeout = 60
 
     def setUp(self) -> None:
         settings = empty_database()
-        clock: Any = reactor
-        self.stores = [
-            PostgresStore(settings, clock, *[ThreadExecutor(reactor) for _ in range(3)])
-            for _ in range(2)
-        ]
+        self.stores = [make_store(settings) for _ in range(2)]
         for store in self.stores:
             store.open()
         self.addCleanup(self.close)
@@ -119,7 +126,19 @@ class ThreadTests(TestCase):
         chunk: Chunk = yield there.read("a", 0, 1000)
         self.assertEqual(chunk.data, b"x" * 100)
 
-    if not os.environ.get("POSTGRES_CLOSE"):
-        test_close_while_busy.skip = (  # type: ignore[attr-defined]
-            "hangs in some runs after other tests, cause unknown: set POSTGRES_CLOSE=1"
-        )
+    @inlineCallbacks
+    def test_close_while_the_database_is_frozen(self) -> Step:
+        """A store closes although the database does not answer."""
+        self.patch(postgres_store, "_CUT_INTERVAL", 0.05)
+        with FaultProxy(shared_cluster().port) as proxy:
+            name = conninfo_to_dict(database().url)["dbname"]
+            url = shared_cluster().url(str(name), port=proxy.port)
+            store = make_store(replace(database(), url=url, patience=0.2))
+            store.open()
+            yield store.submit(put())
+            yield store.get_state("a")
+            proxy.freeze()
+            read = store.get_state("a")
+            yield store.close()
+            refusal = yield read
+            self.assertEqual(refusal.problem, Problem.STORAGE_UNAVAILABLE)

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from durable_streams_tw.concurrency import in_daemon_thread
 from durable_streams_tw.storage.limits import READ_THREADS
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Executor(Protocol):
         """Call a function on the reactor's thread. For the committer thread."""
 
     def stop(self) -> Deferred[None]:
-        """Finish all queued jobs, then stop the threads."""
+        """Finish all queued jobs and reads, then stop the threads. No job may be queued later."""
 
 
 class ThreadExecutor:
@@ -56,6 +57,7 @@ class ThreadExecutor:
         # Jobs of the current reactor turn, then batches of jobs of earlier turns.
         self._turn: list[Job] = []
         self._queue: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._stopping = False
         self._stopped: Deferred[None] = Deferred()
 
     def start(self, work: Callable[[list[Job]], None]) -> None:
@@ -75,13 +77,13 @@ class ThreadExecutor:
         Jobs of one reactor turn are handed over together: if the first were handed over alone,
         the others would wait for its commit.
         """
+        assert not self._stopping, "a job came after the executor was stopped"
         if not self._turn:
             self._timers.callLater(0, self._hand_over)
         self._turn.append(job)
 
     def _hand_over(self) -> None:
-        # Also called by a timer after `stop`: then there is nothing left, and nothing may be
-        # queued after the None that ends the committer thread.
+        # Also called by a timer after `stop`: then there is nothing left.
         if self._turn:
             turn, self._turn = self._turn, []
             self._queue.put(turn)
@@ -93,6 +95,7 @@ class ThreadExecutor:
     def stop(self) -> Deferred[None]:
         """Stop all threads; fires when the last job is done."""
         self._hand_over()
+        self._stopping = True
         self._queue.put(None)
         return self._stopped
 
@@ -109,5 +112,6 @@ class ThreadExecutor:
         self._reactor.callFromThread(self._end)
 
     def _end(self) -> None:
-        self._pool.stop()
-        self._stopped.callback(None)
+        # Not on the reactor's thread: reads may wait for timers.
+        stopped = in_daemon_thread(self._reactor, self._pool.stop)
+        stopped.addCallback(self._stopped.callback)

@@ -42,7 +42,7 @@ class BackgroundTasks(BackgroundTimers):
     """Timers and tasks of one store.
 
     ``executor`` and ``committer`` are those of the patient lane. ``look`` looks at the followed
-    ones of some streams, None for all. ``check_sessions`` ends those that are late or frozen.
+    ones of some streams, None for all. ``end_frozen`` ends those that are late or frozen.
     ``now`` returns ms since the Unix epoch. ``alone`` is true while no other node uses the
     database.
     """
@@ -58,7 +58,7 @@ class BackgroundTasks(BackgroundTimers):
         followed: FollowedStreams,
         packing: PackingQueue,
         look: Callable[[set[int] | None], None],
-        check_sessions: Callable[[], object],
+        end_frozen: Callable[[], object],
         now: Callable[[], int],
     ) -> None:
         BackgroundTimers.__init__(self, clock, executor, access, committer, now)
@@ -67,7 +67,7 @@ class BackgroundTasks(BackgroundTimers):
         self._followed = followed
         self._packing = packing
         self._look = look
-        self._check_sessions = check_sessions
+        self._end_frozen = end_frozen
         self._sweeping = False
         # Accesses that readers wait for, with what to call once they are written.
         self._awaited: dict[int, list[Callable[[], None]]] = {}
@@ -89,7 +89,7 @@ class BackgroundTasks(BackgroundTimers):
     def _look_at_all(self) -> None:
         self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
         self._look(None)
-        self._check_sessions()
+        self._end_frozen()
 
     # -- sweep ----------------------------------------------------------------------------------
 
@@ -100,10 +100,14 @@ class BackgroundTasks(BackgroundTimers):
             self._executor.submit_write(BackgroundTask(self._beat, self._beaten))
 
     def _beaten(self, _: BatchResult | None) -> None:
-        self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
+        self._sweep_on(True)
 
     def _sweep_done(self, result: BatchResult | None) -> None:
-        self._sweeping = result is not None and result.more and self._running
+        self._sweep_on(result is not None and result.more)
+
+    def _sweep_on(self, more: bool) -> None:
+        """Queue a step if there are ``more``, unless the store is closing."""
+        self._sweeping = more and self._running
         if self._sweeping:
             self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
 

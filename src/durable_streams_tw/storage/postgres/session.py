@@ -224,9 +224,10 @@ class NodeSession:
             return
         try:
             if not self._in_doubt:
-                connection.execute(
-                    "DELETE FROM node WHERE name = %s AND lane = %s", (self.node, self.lane)
-                )
+                with self._guard.limit(connection, self._settings.patience):
+                    connection.execute(
+                        "DELETE FROM node WHERE name = %s AND lane = %s", (self.node, self.lane)
+                    )
         except psycopg.Error as error:
             self._log.error("Leaving the database failed: {reason}", reason=error)
         connection.close()

@@ -19,6 +19,7 @@ import psycopg
 from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -99,6 +100,8 @@ _SHARED_READ: Final = 64 * KIB
 #: Time in ms after which a statement of a reader is cancelled.
 _READ_TIMEOUT: Final = 10_000
 
+#: Seconds between two looks for connections that are late.
+_CUT_INTERVAL: Final = 1.0
 
 _DATABASE_STATE: Final = b"""SELECT
   (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables
@@ -171,6 +174,7 @@ class PostgresStore(QueuedStore):
         self._followed = FollowedStreams()
         self._packing = PackingQueue()
         self._guard = DeadlineGuard()
+        self._cutting = LoopingCall(self._guard.cut_late)
         self._lanes = [self._lane(number, max_producers) for number in range(2)]
         self._background = BackgroundTasks(
             clock,
@@ -180,7 +184,7 @@ class PostgresStore(QueuedStore):
             self._followed,
             self._packing,
             self._look_at_followed,
-            self._check_sessions,
+            self._end_frozen_sessions,
             self._now,
         )
         self._listener: NotificationListener | None = None
@@ -228,6 +232,8 @@ class PostgresStore(QueuedStore):
         self._executors[1].start(partial(self._run_jobs, 1))
         self._looker.start(self._run_looks)
         self._open = True
+        self._cutting.clock = self._clock
+        self._cutting.start(_CUT_INTERVAL, now=False)
         self._background.start()
         if self._listener is not None:
             self._listener.start()
@@ -240,6 +246,8 @@ class PostgresStore(QueuedStore):
             partial(self._stop_lane, 0),
             partial(self._stop_lane, 1),
             self._looker.stop,
+            # Until here, because the database may stop answering while the store closes.
+            self._cutting.stop,
             self._close_connections,
         )
 
@@ -348,9 +356,7 @@ class PostgresStore(QueuedStore):
         if result.doubt is not None:
             self._look_at_followed(None)
 
-    def _check_sessions(self) -> None:
-        """Cut connections that are late, and end sessions of frozen nodes."""
-        self._guard.cut_late()
+    def _end_frozen_sessions(self) -> None:
         self._in_session(end_frozen_sessions).addErrback(
             lambda failure: self._log.failure("Looking for frozen nodes failed", failure)
         )
@@ -442,9 +448,7 @@ class PostgresStore(QueuedStore):
         if isinstance(results, Refusal):
             results = [results] * len(looks)
         for look, result in zip(looks, results, strict=True):
-            if isinstance(result, _LargeRead) and not self._open:
-                look.done.callback(STOPPING)
-            elif isinstance(result, _LargeRead):
+            if isinstance(result, _LargeRead):
                 read = self._in_session(partial(self._answer, look, result.state))
                 read.addCallbacks(self._finish_look, look.done.errback, (look,))
             else:
@@ -486,7 +490,7 @@ class PostgresStore(QueuedStore):
             reader = ConnectionReader(connection, reach=stop - start)
             return reader.gather(state, start, stop, stop - start)
 
-        return self._submit(read)
+        return self._in_session(read)
 
     def query(self, question: Query[T]) -> Deferred[T | Refusal]:
         """Return the answer to a question on a snapshot, from a reader thread."""
@@ -499,20 +503,17 @@ class PostgresStore(QueuedStore):
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 return question.answer(DatabaseSnapshot(connection, usable))
 
-        return self._submit(ask)
-
-    def _submit(self, function: Callable[[Connection], T | Refusal]) -> Deferred[T | Refusal]:
-        if not self._open:
-            return succeed(STOPPING)
-        return self._in_session(function)
+        return self._in_session(ask)
 
     # -- on reader threads ----------------------------------------------------------------------
 
     def _in_session(self, function: Callable[[Connection], T]) -> Deferred[Any]:
         """Call a function with a connection, on a reader thread.
 
-        Fires with a refusal if the database is away or a record is corrupt.
+        Fires with a refusal if the database is away, a record is corrupt, or the store is closed.
         """
+        if not self._open:
+            return succeed(STOPPING)
         return self._submit_read(partial(self._call, function))
 
     def _call(self, function: Callable[[Connection], T]) -> T | Refusal:
@@ -640,7 +641,7 @@ class PostgresStore(QueuedStore):
                 age,
             )
 
-        asked: Deferred[Any] = self._submit(partial(_database_state, schema))
+        asked: Deferred[Any] = self._in_session(partial(_database_state, schema))
         return asked.addCallback(read)
 
     def check_writable(self) -> Deferred[str | None]:
