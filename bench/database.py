@@ -42,7 +42,7 @@ def now() -> int:
 
 
 def committer(settings: DatabaseSettings, name: str, notifying: bool) -> Committer:
-    """Return the first lane of a node."""
+    """Return the main committer of a node."""
     session = NodeSession(settings, name, 0, now, DeadlineGuard())
     return Committer(
         session,
@@ -57,13 +57,13 @@ def committer(settings: DatabaseSettings, name: str, notifying: bool) -> Committ
 class Writer(threading.Thread):
     """Node that appends to random streams for a time."""
 
-    def __init__(self, lane: Committer, paths: list[str], options: argparse.Namespace) -> None:
+    def __init__(self, committer: Committer, paths: list[str], options: argparse.Namespace) -> None:
         super().__init__()
-        self.lane, self.paths, self.options = lane, paths, options
+        self.committer, self.paths, self.options = committer, paths, options
         self.durations: list[float] = []
         self.done = 0
         self._sequences: dict[str, int] = {}
-        self._random = random.Random(lane.session.node)
+        self._random = random.Random(committer.session.node)
         self._body = Body(b"x" * options.size)
 
     def commands(self, count: int) -> list[Command]:
@@ -76,7 +76,7 @@ class Writer(threading.Thread):
         if not self.options.producers:
             return Append(path, TYPE, self._body)
         sequence = self._sequences[path] = self._sequences.get(path, -1) + 1
-        claim = ProducerClaim(self.lane.session.node, 0, sequence)
+        claim = ProducerClaim(self.committer.session.node, 0, sequence)
         return Append(path, TYPE, self._body, producer=claim)
 
     def run(self) -> None:
@@ -86,7 +86,7 @@ class Writer(threading.Thread):
         while time.perf_counter() < end:
             batch = left + self.commands(self.options.batch - len(left))
             begun = time.perf_counter()
-            result = self.lane.step(batch)
+            result = self.committer.step(batch)
             self.durations.append(time.perf_counter() - begun)
             left = [batch[index] for index in result.waiting]
             self.done += len(result.outcomes)
@@ -120,11 +120,11 @@ def _postmaster(settings: DatabaseSettings) -> int:
             return next(int(line.split()[1]) for line in status if line.startswith("PPid"))
 
 
-def create(lane: Committer, paths: list[str]) -> None:
+def create(committer: Committer, paths: list[str]) -> None:
     """Create the streams."""
     for at in range(0, len(paths), 1000):
         part = paths[at : at + 1000]
-        made = lane.step([Create(path, TYPE, NO_EXPIRY, False, Body(b"")) for path in part])
+        made = committer.step([Create(path, TYPE, NO_EXPIRY, False, Body(b"")) for path in part])
         assert all(isinstance(outcome, Created) for outcome in made.outcomes), made.outcomes[:1]
 
 
@@ -132,17 +132,17 @@ def measure(settings: DatabaseSettings, options: argparse.Namespace) -> str:
     """Return a line with the figures."""
     with connect(settings) as connection:
         migrate(connection, settings, now())
-    lanes = [
+    committers = [
         committer(settings, f"bench-{os.getpid()}-{number}", options.nodes > 1)
         for number in range(options.nodes)
     ]
     paths = [f"bench/{os.getpid()}/{number:06}" for number in range(options.streams)]
-    create(lanes[0], paths)
+    create(committers[0], paths)
     with connect(settings) as connection:
         connection.execute("ANALYZE stream, chunk, producer")
-    writers = [Writer(lane, paths, options) for lane in lanes]
+    writers = [Writer(committer, paths, options) for committer in committers]
     for writer in writers:
-        writer.lane.step(writer.commands(min(options.batch, len(paths))))
+        writer.committer.step(writer.commands(min(options.batch, len(paths))))
     ticks, own, begun = server_ticks(settings), time.process_time(), time.perf_counter()
     for writer in writers:
         writer.start()
@@ -153,10 +153,10 @@ def measure(settings: DatabaseSettings, options: argparse.Namespace) -> str:
     server = (server_ticks(settings) - ticks) / _TICK
     done = sum(writer.done for writer in writers)
     durations = sorted(each for writer in writers for each in writer.durations)
-    counters = [lane.counters for lane in lanes]
+    counters = [committer.counters for committer in committers]
     deferred = sum(each.deferred for each in counters)
-    for lane in lanes:
-        lane.session.close()
+    for committer in committers:
+        committer.session.close()
     with connect(settings) as connection:
         row = connection.execute("SELECT sum(deadlocks)::int FROM pg_stat_database").fetchone()
     return (

@@ -43,7 +43,7 @@ def run_round(directory: Path, version: int | None = None) -> tuple[list[str], s
         standby = primary.add_standby()
         stack.callback(standby.remove)
         nodes = [
-            Node(directory, name, pair_url(primary, standby), "--database-patience", "30s")
+            Node(directory, name, pair_url(primary, standby), "--database-timeout", "30s")
             for name in ("one", "two")
         ]
         for node in nodes:

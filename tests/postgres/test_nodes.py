@@ -62,7 +62,7 @@ class NodeCase(SynchronousTestCase):
 
     cluster: Cluster
     #: Options of both nodes.
-    options: tuple[str, ...] = ("--database-patience", "2s", "--long-poll-timeout", "2s")
+    options: tuple[str, ...] = ("--database-timeout", "2s", "--long-poll-timeout", "2s")
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).resolve()
@@ -275,7 +275,7 @@ class DatabaseAwayTests(NodeCase):
 class TrafficTests(NodeCase):
     """Producers and readers at both nodes, while something fails."""
 
-    options = ("--database-patience", "20s", "--long-poll-timeout", "2s")
+    options = ("--database-timeout", "20s", "--long-poll-timeout", "2s")
 
     def make_cluster(self) -> Cluster:
         block = running_cluster(durable=True)

@@ -30,7 +30,7 @@ def database_settings(configuration: Configuration) -> DatabaseSettings | None:
         url=configuration["database"],
         schema=configuration["database-schema"],
         listen_url=configuration["database-listen"],
-        patience=configuration["database-patience"],
+        timeout=configuration["database-timeout"],
         node=configuration["node"] or socket.gethostname(),
         unsafe=configuration["unsafe-database"],
     )

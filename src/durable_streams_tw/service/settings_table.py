@@ -150,8 +150,8 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
             redact=parsers.redact_database,
         ),
         _database(
-            "database-patience",
-            "how long writes wait for an unreachable database",
+            "database-timeout",
+            "time for which writes wait for an unavailable database",
             parsers.seconds,
             "TIME",
             "10s",

@@ -169,7 +169,7 @@ class NodeStats(Struct, frozen=True, array_like=True, tag=True):
     ``repeats`` because another transaction was in the way. The node connected ``reconnects`` times
     after its first connections. ``hints`` of other nodes arrived; ``late`` changes were found
     without one. The table of streams has ``dead_rows``; the oldest snapshot of any client of the
-    database is ``snapshot_age`` seconds old. Both are None while the database is away.
+    database is ``snapshot_age`` seconds old. Both are None while the database is unavailable.
     """
 
     queued: int

@@ -35,7 +35,7 @@ from tests.storage.suites.subscription_suite import subscribe
 class FaultCase(PostgresStoreCase, SynchronousTestCase):
     """Node whose connections go through a proxy; `query` does not."""
 
-    patience = 5.0
+    timeout = 5.0
     store: PostgresStore
 
     def make_store(self) -> PostgresStore:
@@ -45,7 +45,7 @@ class FaultCase(PostgresStoreCase, SynchronousTestCase):
         self.addCleanup(self.proxy.__exit__, None, None, None)
         name = psycopg.conninfo.conninfo_to_dict(database().url)["dbname"]
         url = shared_cluster().url(str(name), port=self.proxy.port)
-        self.settings = replace(self.direct, url=url, patience=self.patience)
+        self.settings = replace(self.direct, url=url, timeout=self.timeout)
         return self.open_store()
 
     def query(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -115,7 +115,7 @@ class ConnectionTests(FaultCase):
         self.assertEqual(self.content(), b"x")
 
     def test_database_returns_in_time(self) -> None:
-        """Commands wait for a database that is away for less than the patience."""
+        """Commands wait for a database that is unavailable for less than the timeout."""
         self.created(put())
         self.proxy.refuse()
         back = threading.Timer(0.5, self.proxy.accept)
@@ -168,9 +168,9 @@ class ConnectionTests(FaultCase):
 
 
 class AwayTests(FaultCase):
-    """A database that is away for longer than the patience."""
+    """A database that is unavailable for longer than the timeout."""
 
-    patience = 0.3
+    timeout = 0.3
 
     def finish(self) -> None:
         self.proxy.accept()
@@ -191,7 +191,7 @@ class AwayTests(FaultCase):
         self.assertEqual(self.content(), b"xz")
 
     def test_log(self) -> None:
-        """The log does not repeat that the database is away; it says when it is back."""
+        """The log says once that the database is unavailable, and once that it is available."""
         self.created(put())
         with capturedLogs() as events:
             self.proxy.refuse()
@@ -211,8 +211,8 @@ class AwayTests(FaultCase):
         self.assertEqual(
             [starts.count(line) for line in ("Reads fail", "Reads work again")], [1, 1]
         )
-        for line in ("The database is away", "The database is back"):
-            # Each lane may say it.
+        for line in ("The database is unavailable", "The database is available again"):
+            # Each committer may say it.
             self.assertIn(starts.count(line), (1, 2))
 
     def cut_late_after(self, seconds: float) -> None:
@@ -234,7 +234,7 @@ class AwayTests(FaultCase):
         self.assertEqual(self.content(), b"y")
 
     def test_commit_that_waits(self) -> None:
-        """A commit that waits longer than the patience is unknown, and its fate found later."""
+        """A commit that waits longer than the timeout is unknown; a retry finds out."""
         self.created(put())
         self.fail_inserts("chunk", "PERFORM pg_sleep(3);", "AFTER INSERT")
         self.cut_late_after(0.6)
@@ -255,13 +255,13 @@ class AwayTests(FaultCase):
         self.store.add_listener(told.extend)
         self.proxy.cut_at_commit(Cut.WITHIN, "INSERT INTO chunk")
         submitted = self.store.submit(post(b"x", producer=("p", 0, 0)))
-        connect_again = self.store._lanes[0].session._connect
+        connect_again = self.store._committers[0].session._connect
 
-        def away(deadline: float) -> Any:
+        def refuse(deadline: float) -> Any:
             self.proxy.refuse()
             return connect_again(deadline)
 
-        patched = self.patch(self.store._lanes[0].session, "_connect", away)
+        patched = self.patch(self.store._committers[0].session, "_connect", refuse)
         self.assertRefused(Problem.OUTCOME_UNKNOWN, self.result(submitted))
         patched.restore()
         self.proxy.accept()
@@ -307,7 +307,7 @@ class ErrorTests(FaultCase):
             "END IF;",
         )
         self.appended(post(b"x"))
-        self.assertEqual(self.store._lanes[0].counters.repeats, 4)
+        self.assertEqual(self.store._committers[0].counters.repeats, 4)
         self.assertEqual(self.content(), b"x")
 
     def test_command_that_fails(self) -> None:
@@ -348,7 +348,7 @@ class LockTests(FaultCase):
     """Rows that another node has locked."""
 
     def test_locked_stream(self) -> None:
-        """Commands on a locked stream wait in the patient lane; others of their batch do not."""
+        """Commands on a locked stream wait; others of their batch do not."""
         self.submit_all(put(), put("b"))
         order: list[str] = []
         with psycopg.connect(self.direct.url) as other:
@@ -372,5 +372,5 @@ class LockTests(FaultCase):
             release.join()
         self.assertEqual(order, ["b", "b", "a", "a", "a"])
         self.assertEqual(self.content(), b"135")
-        self.assertEqual(self.store._lanes[0].counters.deferred, 2)
-        self.assertEqual(self.store._patient_paths, {})
+        self.assertEqual(self.store._committers[0].counters.deferred, 2)
+        self.assertEqual(self.store._blocked_paths, {})

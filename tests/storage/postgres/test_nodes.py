@@ -174,14 +174,14 @@ class LookTests(NodesCase, SynchronousTestCase):
         self.assertEqual(self.poll(), [])
 
     def test_reader_that_was_given_an_older_state(self) -> None:
-        """A change between a reader's look and its answer is announced once it has the answer."""
+        """A change between a reader's query and its answer is announced once it has the answer."""
         self.at(self.there, put())
         state = self.follow()
         self.at(self.there, post(b"x"))
         newer = self.result(self.there.store.get_state("a"))
         assert isinstance(newer, StreamState)
-        self.here.store._followed.note(newer)
-        self.here.store._note(state)
+        self.here.store._followed.update(newer)
+        self.here.store._update_followed(state)
         self.assertEqual([(c.start, c.data) for c in self.changes], [(1, b"")])
 
     def test_reader_keeps_a_stream_from_expiring(self) -> None:

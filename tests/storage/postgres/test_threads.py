@@ -57,11 +57,11 @@ class ThreadTests(TestCase):
     @inlineCallbacks
     def test_hints(self) -> Step:
         """Changes at one node are announced at the other without waiting for a look."""
-        self.patch(background, "LOOK_INTERVAL", 3600.0)
+        self.patch(background, "POLL_INTERVAL", 3600.0)
         here, there = self.stores
         yield there.submit(put())
         # Until each node has seen that the other lives.
-        while any(store._background.alone for store in self.stores):
+        while any(store._background.only_node for store in self.stores):
             yield pause(0.05)
         state: StreamState = yield here.get_state("a")
         here.pin(state.id)
@@ -133,7 +133,7 @@ class ThreadTests(TestCase):
         with FaultProxy(shared_cluster().port) as proxy:
             name = conninfo_to_dict(database().url)["dbname"]
             url = shared_cluster().url(str(name), port=proxy.port)
-            store = make_store(replace(database(), url=url, patience=0.2))
+            store = make_store(replace(database(), url=url, timeout=0.2))
             store.open()
             yield store.submit(put())
             yield store.get_state("a")

@@ -47,7 +47,7 @@ _STATS: Final = b"""SELECT
   (SELECT coalesce(sum(length(data)), 0)::bigint FROM chunk),
   (SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c
    WHERE c.relnamespace = %s::regnamespace AND c.relkind = 'r'),
-  (SELECT count(DISTINCT name) FROM node WHERE beat > clock_timestamp() - interval '30 s')"""
+  (SELECT count(DISTINCT name) FROM node WHERE heartbeat > clock_timestamp() - interval '30 s')"""
 
 
 class DatabaseContents(Struct, frozen=True):

@@ -1,7 +1,7 @@
-"""Background tasks of a node: looks at followed streams, sweep, packing, and access times.
+"""Background tasks of a node: polls of followed streams, sweep, packing, and access times.
 
-Timers run on the reactor's thread, the work on the patient lane or a reader thread. Every node runs
-all tasks. They share the work by leaving out rows that another node has locked.
+Timers run on the reactor's thread, the work on the blocking committer's thread or a reader thread.
+Every node runs all tasks. They share the work by leaving out rows that another node has locked.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from durable_streams_tw.storage.postgres.packing import PackingQueue, pack
 from durable_streams_tw.storage.postgres.reader import Connection
 from durable_streams_tw.storage.postgres.session import DatabaseUnavailable
 
-#: Seconds between two looks at all followed streams, and between two looks for streams with live
+#: Seconds between two polls of all followed streams, and between two checks for streams with live
 #: readers and a short TTL.
-LOOK_INTERVAL: Final = 1.0
+POLL_INTERVAL: Final = 1.0
 _SHORT_INTERVAL: Final = 0.25
 
 _DUE: Final = "SELECT id, path FROM stream WHERE due <= %s ORDER BY due LIMIT %s"
 # A node that has not written for 30 s needs no hints; after a day its rows are removed.
-_BEAT: Final = "UPDATE node SET beat = clock_timestamp() WHERE name = %s"
+_HEARTBEAT: Final = "UPDATE node SET heartbeat = clock_timestamp() WHERE name = %s"
 _OTHERS: Final = """SELECT count(*) FROM node
-WHERE name <> %s AND beat > clock_timestamp() - interval '30 s'"""
-_REMOVE_DEAD: Final = "DELETE FROM node WHERE beat < clock_timestamp() - interval '1 day'"
+WHERE name <> %s AND heartbeat > clock_timestamp() - interval '30 s'"""
+_REMOVE_DEAD: Final = "DELETE FROM node WHERE heartbeat < clock_timestamp() - interval '1 day'"
 
 
 class BackgroundTasks(BackgroundTimers):
     """Timers and tasks of one store.
 
-    ``executor`` and ``committer`` are those of the patient lane. ``look`` looks at the followed
-    ones of some streams, None for all. ``end_frozen`` ends those that are late or frozen.
-    ``now`` returns ms since the Unix epoch. ``alone`` is true while no other node uses the
+    ``committer`` is the blocking one, ``executor`` its thread. ``poll`` reads the states of the
+    followed ones of some streams, None for all. ``end_frozen`` ends the sessions of frozen nodes.
+    ``now`` returns ms since the Unix epoch. ``only_node`` is true while no other node uses the
     database.
     """
 
@@ -57,16 +57,16 @@ class BackgroundTasks(BackgroundTimers):
         access: AccessTimes,
         followed: FollowedStreams,
         packing: PackingQueue,
-        look: Callable[[set[int] | None], None],
+        poll: Callable[[set[int] | None], None],
         end_frozen: Callable[[], object],
         now: Callable[[], int],
     ) -> None:
         BackgroundTimers.__init__(self, clock, executor, access, committer, now)
-        self.alone = False
+        self.only_node = False
         self._committer = committer
         self._followed = followed
         self._packing = packing
-        self._look = look
+        self._poll = poll
         self._end_frozen = end_frozen
         self._sweeping = False
         # Accesses that readers wait for, with what to call once they are written.
@@ -76,7 +76,7 @@ class BackgroundTasks(BackgroundTimers):
         """Start all timers."""
         self._running = True
         self._start_timer("sweep", 0, self._sweep)
-        self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
+        self._start_timer("poll", POLL_INTERVAL, self._poll_all)
         self._start_access_timer()
         self._start_timer("short", _SHORT_INTERVAL, self._write_short)
 
@@ -86,9 +86,9 @@ class BackgroundTasks(BackgroundTimers):
         self._write_awaited()
         self._write_all_accesses()
 
-    def _look_at_all(self) -> None:
-        self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
-        self._look(None)
+    def _poll_all(self) -> None:
+        self._start_timer("poll", POLL_INTERVAL, self._poll_all)
+        self._poll(None)
         self._end_frozen()
 
     # -- sweep ----------------------------------------------------------------------------------
@@ -97,9 +97,9 @@ class BackgroundTasks(BackgroundTimers):
         self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
         if not self._sweeping:
             self._sweeping = True
-            self._executor.submit_write(BackgroundTask(self._beat, self._beaten))
+            self._executor.submit_write(BackgroundTask(self._write_heartbeat, self._heartbeat_done))
 
-    def _beaten(self, _: BatchResult | None) -> None:
+    def _heartbeat_done(self, _: BatchResult | None) -> None:
         self._sweep_on(True)
 
     def _sweep_done(self, result: BatchResult | None) -> None:
@@ -111,23 +111,23 @@ class BackgroundTasks(BackgroundTimers):
         if self._sweeping:
             self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
 
-    def _beat(self) -> None:
-        """Say that this node lives, and look for others. Runs on the patient lane."""
+    def _write_heartbeat(self) -> None:
+        """Write that this node lives, and count the others. Runs on the committer thread."""
 
-        def beat(connection: Connection) -> bool:
+        def heartbeat(connection: Connection) -> bool:
             node = self._committer.session.node
-            connection.execute(_BEAT, (node,))
+            connection.execute(_HEARTBEAT, (node,))
             connection.execute(_REMOVE_DEAD)
             row = connection.execute(_OTHERS, (node,)).fetchone()
             return row is not None and not row[0]
 
         try:
-            self.alone = self._committer.call(beat)
+            self.only_node = self._committer.call(heartbeat)
         except DatabaseUnavailable:
-            self.alone = False
+            self.only_node = False
 
     def _sweep_step(self) -> BatchResult | None:
-        """End expired streams, delete garbage, pack chunks. Runs on the patient lane.
+        """End expired streams, delete garbage, pack chunks. Runs on the committer thread.
 
         Return None if there is nothing to do. If ``more`` is set in the result, the caller has to
         run another step.
@@ -178,4 +178,4 @@ class BackgroundTasks(BackgroundTimers):
         self._start_timer("short", _SHORT_INTERVAL, self._write_short)
         due = self._followed.due_accesses(self._now())
         if due:
-            self._queue_accesses(due, lambda _: self._look(set(due)))
+            self._queue_accesses(due, lambda _: self._poll(set(due)))

@@ -5,8 +5,8 @@ changes and commits. In between, the commands decide in memory by the rules of `
 as in every other store. A refused command changes nothing, a batch that changed nothing is rolled
 back, and the rules for failed commands and a full disk are those of the durable store.
 
-A node has two lanes with a committer each. The first leaves out commands on rows that other nodes
-have locked and returns them as ``waiting``; the patient lane waits for those rows.
+A node has two committers. The main one leaves out commands on rows that other nodes have locked and
+returns them as ``waiting``; the blocking one waits for those rows.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ UNKNOWN: Final = Refusal(
 )
 UNAVAILABLE: Final = Refusal(
     Problem.STORAGE_UNAVAILABLE,
-    "the database is away; nothing was written",
+    "the database is unavailable; nothing was written",
     ((b"Retry-After", b"1"),),
 )
 
@@ -86,8 +86,8 @@ _REGISTRY_TIMEOUT: Final = 50
 
 _SHARE_REGISTRY: Final = "SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)"
 _OWN_REGISTRY: Final = "SELECT pg_advisory_xact_lock(%s::int, %s::int)"
-_NUMBER: Final = """UPDATE node n SET batch = %s, beat = clock_timestamp() FROM registry r
-WHERE n.name = %s AND n.lane = %s AND n.batch = %s RETURNING r.version, r.lineage"""
+_NUMBER: Final = """UPDATE node n SET batch = %s, heartbeat = clock_timestamp() FROM registry r
+WHERE n.name = %s AND n.committer = %s AND n.batch = %s RETURNING r.version, r.lineage"""
 _LOCK: Final = "SELECT id, record FROM stream WHERE id = ANY(%s) ORDER BY id FOR UPDATE"
 _LOCK_PATHS: Final = """SELECT id, record FROM stream WHERE id = ANY(ARRAY(
   SELECT unnest(%s) UNION SELECT id FROM stream WHERE path = ANY(%s))) ORDER BY id FOR UPDATE"""
@@ -111,10 +111,10 @@ class DatabaseFull(Exception):
     """Failure to write because the disk of the database is full; nothing was written."""
 
 
-class LaneCounters(Struct):
-    """Counters of a lane since its start.
+class CommitterCounters(Struct):
+    """Counters of a committer since its start.
 
-    ``deferred`` commands went to the patient lane; ``restarts`` batches began again with more
+    ``deferred`` commands went to the blocking committer; ``restarts`` batches began again with more
     locks; ``repeats`` after another transaction was in the way.
     """
 
@@ -132,12 +132,12 @@ class _Locked(Struct):
 
 
 class Committer:
-    """Executor of batches on one lane.
+    """Executor of batches through one connection.
 
     ``now`` returns ms since the Unix epoch, ``clock`` monotonic seconds. ``channel`` is that of
-    notifications; ``hints`` returns the payloads for the ids of changed streams. With ``patient``
-    the lane waits for rows that other nodes have locked. All methods run on the lane's thread;
-    anything that they raise is a bug.
+    notifications; ``hints`` returns the payloads for the ids of changed streams. With ``blocking``
+    the committer waits for rows that other nodes have locked. All methods run on the committer's
+    thread; anything that they raise is a bug.
     """
 
     _log = Logger()
@@ -151,12 +151,12 @@ class Committer:
         channel: str,
         hints: Callable[[set[int]], list[str]],
         packing: PackingQueue,
-        patient: bool = False,
+        blocking: bool = False,
         clock: Callable[[], float] = monotonic,
         max_producers: int = MAX_PRODUCERS,
     ) -> None:
         self.session = session
-        self.counters = LaneCounters()
+        self.counters = CommitterCounters()
         self._context = NodeContext(session.node, access, session, max_producers)
         self._access = access
         self._now = now
@@ -164,31 +164,31 @@ class Committer:
         self._channel = channel
         self._hints = hints
         self._packing = packing
-        self._patient = patient
+        self._blocking = blocking
         # A hint: a path may have another stream by now.
         self._ids: BoundedCache[str, int] = BoundedCache(STATE_CACHE)
         self._index = SubscriptionIndex()
         self._version = -1
         self._wake_streams: dict[bytes, str] = {}
-        self._had_room = True
+        self._has_space = True
 
     # -- commands -------------------------------------------------------------------------------
 
     def step(self, commands: Sequence[Command]) -> BatchResult:
         """Carry out commands in one transaction, or in halves if the disk is full.
 
-        ``waiting`` in the result has the indexes of commands for the patient lane.
+        ``waiting`` in the result has the indexes of commands for the blocking committer.
         """
         return self._step(commands, full=False)
 
     def _step(self, commands: Sequence[Command], full: bool) -> BatchResult:
         spared = SparedCommands()
-        needs = locks.foresee(commands, self._index, self._wake_streams)
-        needs.wait = self._patient
+        needs = locks.required_locks(commands, self._index, self._wake_streams)
+        needs.wait = self._blocking
         deferred: list[int] = []
 
         def decide(transaction: DatabaseTransaction, held: set[str]) -> list[Outcome]:
-            deferred[:] = held_commands(commands, held)
+            deferred[:] = blocked_commands(commands, held)
             return self._decide(transaction, commands, set(deferred), full, spared)
 
         while True:
@@ -197,7 +197,7 @@ class Committer:
             except DatabaseFull as failure:
                 if not full:
                     full = True
-                    self._set_room(False)
+                    self._set_space(False)
                     continue
                 if len(commands) > 1:
                     return self._in_halves(commands, full)
@@ -213,7 +213,7 @@ class Committer:
                 return BatchResult(result.outcomes, [], {}, 0, failed=True, doubt=0)
             break
         if transaction.chunks:
-            self._set_room(True)
+            self._set_space(True)
         self.counters.deferred += len(deferred)
         return BatchResult(
             outcomes,
@@ -255,10 +255,10 @@ class Committer:
                 outcome = FULL
             if outcome is None:
                 writes = transaction.writes
-                transaction.peeking = not isinstance(command, Append | Create | Delete)
+                transaction.reads_unlocked = not isinstance(command, Append | Create | Delete)
                 try:
                     outcome = _carry_out(transaction, command, now)
-                except (locks.Unforeseen, psycopg.Error):
+                except (locks.MissingLock, psycopg.Error):
                     raise
                 except Exception as error:  # noqa: BLE001 - fails one command, not the batch
                     outcome = spared.failed(index, error, transaction.writes != writes)
@@ -267,17 +267,17 @@ class Committer:
             outcomes.append(outcome)
         return outcomes
 
-    def _set_room(self, room: bool) -> None:
-        if room != self._had_room:
-            self._had_room = room
-            if room:
+    def _set_space(self, has_space: bool) -> None:
+        if has_space != self._has_space:
+            self._has_space = has_space
+            if has_space:
                 self._log.info("the disk has space again: appends and creates are accepted")
             else:
                 self._log.warn(FULL_DISK)
 
     def _failed(self, count: int, refusal: Refusal, failure: Exception) -> BatchResult:
-        if refusal is not UNAVAILABLE or not self.session.away:
-            # The session has said that the database is away.
+        if refusal is not UNAVAILABLE or not self.session.unavailable:
+            # The session has logged that the database is unavailable.
             self._log.error(
                 "a batch failed with {problem}: {reason}",
                 problem=refusal.problem.slug,
@@ -287,12 +287,12 @@ class Committer:
 
     def obstacle(self) -> str | None:
         """Return the reason why streams cannot grow, or None if they can."""
-        if not self._had_room:
+        if not self._has_space:
             return FULL_DISK
         try:
             self.call(lambda connection: connection.execute("SELECT 1"))
         except DatabaseUnavailable as failure:
-            return f"the database is away: {str(failure).strip()}"
+            return f"the database is unavailable: {str(failure).strip()}"
         return None
 
     # -- the sweep ------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ class Committer:
                     continue
                 try:
                     self._expire(transaction, stream_id, now)
-                except (locks.Unforeseen, psycopg.Error):
+                except (locks.MissingLock, psycopg.Error):
                     raise
                 except Exception as error:
                     self._log.failure("ending an expired stream failed")
@@ -364,7 +364,7 @@ class Committer:
     # -- one transaction ------------------------------------------------------------------------
 
     def call(self, work: Callable[[Connection], T]) -> T:
-        """Call a function with the lane's connection, outside a batch.
+        """Call a function with the committer's connection, outside a batch.
 
         Its transactions have no outcome to report: they may be repeated. Raises
         `DatabaseUnavailable`.
@@ -411,20 +411,20 @@ class Committer:
                     result = decide(transaction, locked.held)
                     decided = result, transaction, 0.0
                     seconds = self._commit(connection, transaction, needs.exclusive)
-            except locks.Unforeseen as unforeseen:
-                self._distrust_index(needs)
+            except locks.MissingLock as missing:
+                self._invalidate_index(needs)
                 restarts += 1
                 self.counters.restarts += 1
-                assert restarts < _RESTARTS, f"a batch can never be locked: {unforeseen}"
-                self._foresee_more(connection, needs, unforeseen)
+                assert restarts < _RESTARTS, f"a batch can never be locked: {missing}"
+                self._add_locks(connection, needs, missing)
                 continue
             except psycopg.errors.DiskFull as error:
                 session.roll_back()
-                self._distrust_index(needs)
+                self._invalidate_index(needs)
                 raise DatabaseFull(error) from None
             except _REPEATABLE as error:
                 session.roll_back()
-                self._distrust_index(needs)
+                self._invalidate_index(needs)
                 attempts += not isinstance(error, psycopg.errors.LockNotAvailable)
                 self.counters.repeats += 1
                 if attempts >= _ATTEMPTS or self._clock() >= deadline:
@@ -437,25 +437,25 @@ class Committer:
                 raise
             except psycopg.Error as error:
                 session.drop()
-                self._distrust_index(needs)
+                self._invalidate_index(needs)
                 self._log.warn("the connection broke: {reason}", reason=str(error).strip())
                 continue
             except BaseException:
                 session.roll_back()
-                self._distrust_index(needs)
+                self._invalidate_index(needs)
                 raise
             return result, transaction, seconds
 
-    def _foresee_more(
-        self, connection: Connection, needs: locks.LockSet, unforeseen: locks.Unforeseen
+    def _add_locks(
+        self, connection: Connection, needs: locks.LockSet, missing: locks.MissingLock
     ) -> None:
         """Add what a decision lacked, and what it would lack next."""
-        session, wanted = self.session, unforeseen.wanted
+        session, wanted = self.session, missing.wanted
         session.roll_back()
-        if isinstance(unforeseen, _Moved):
+        if isinstance(missing, _LocksAdded):
             return
         if isinstance(wanted, str):
-            # Looked for already: another node has locked it.
+            # It was to be locked already: another node has locked it.
             needs.wait = needs.wait or wanted in needs.paths
             needs.paths.add(wanted)
         elif isinstance(wanted, int):
@@ -476,7 +476,7 @@ class Committer:
                 members = self._index.linked(path)
                 needs.subscriptions.update([subscription_key(name) for _, name in members])
 
-    def _distrust_index(self, needs: locks.LockSet) -> None:
+    def _invalidate_index(self, needs: locks.LockSet) -> None:
         """Read the index again: commands have changed it whose transaction was not committed."""
         if needs.exclusive:
             self._version = -1
@@ -504,7 +504,7 @@ class Committer:
             else:
                 connection.execute(_SHARE_REGISTRY, advisory)
             numbered = connection.execute(
-                _NUMBER, (session.number + 1, session.node, session.lane, session.number)
+                _NUMBER, (session.number + 1, session.node, session.committer, session.number)
             )
             streams = connection.cursor(binary=True)
             found = connection.cursor(binary=True)
@@ -538,7 +538,7 @@ class Committer:
             if stream_id not in locked:
                 if needs.wait or (path in known and known[path] != stream_id):
                     # Another node has just made it: lock it by its id.
-                    raise _Moved(path)
+                    raise _LocksAdded(path)
                 held.add(path)
         ids.trim()
         rows.paths -= held
@@ -591,7 +591,7 @@ class Committer:
             rows = connection.execute(_CURSORS, (ByteaArray(needs.cursors),), binary=True)
             for key, record in rows:
                 cursors[key] = CURSORS.decode(CURSORS.prefix + key, record)
-            transaction.knows_cursors(cursors)
+            transaction.set_cursors(cursors)
             for key, (subscription, exists) in needs.cursors.items():
                 if exists is None or exists is (cursors[key] is not None):
                     wanted.add(subscription)
@@ -621,8 +621,8 @@ class Committer:
                     lacking = wake_stream
         if lacking is not None:
             needs.subscriptions |= wanted
-            raise _Moved(lacking)
-        transaction.lock_subscriptions(found)
+            raise _LocksAdded(lacking)
+        transaction.set_subscriptions(found)
 
     # -- second round trip ----------------------------------------------------------------------
 
@@ -652,7 +652,7 @@ class Committer:
         except psycopg.Error as error:
             if commit is None or commit.pgresult is None or commit.statusmessage != "COMMIT":
                 raise
-            # Only the hint failed: other nodes look once a second.
+            # Only the hint failed: other nodes poll once a second.
             self._log.warn("a notification failed: {reason}", reason=str(error).strip())
             session.committed()
             session.roll_back()
@@ -675,7 +675,7 @@ class _StartOver(Exception):
     """Failure of a command that may have written: the batch starts over without it."""
 
 
-class _Moved(locks.Unforeseen):
+class _LocksAdded(locks.MissingLock):
     """Need of rows that have been added to the lock set already."""
 
 
@@ -693,7 +693,7 @@ def _finish_fan_outs(transaction: DatabaseTransaction, now: int) -> None:
         pending.resume(transaction, now)
 
 
-def held_commands(commands: Sequence[Command], held: set[str]) -> list[int]:
+def blocked_commands(commands: Sequence[Command], held: set[str]) -> list[int]:
     """Return the indexes of commands on held paths, and of all later ones that share a path."""
     if not held:
         return []

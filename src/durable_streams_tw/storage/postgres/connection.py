@@ -50,7 +50,7 @@ class DatabaseSettings(Struct, frozen=True):
 
     ``url`` is a URL or connection string of libpq; it may name several hosts. ``schema`` holds the
     tables. ``listen_url`` leads to the server itself if ``url`` leads to a pooler; notifications
-    arrive there. ``patience`` is the time in seconds for which commands wait for a database that is
+    arrive there. ``timeout`` is the time in seconds for which commands wait for a database that is
     away. ``node`` names this node in tables and messages; a random part is added to it.
     ``unsafe`` accepts a server that does not flush to disk.
     """
@@ -58,7 +58,7 @@ class DatabaseSettings(Struct, frozen=True):
     url: str
     schema: str = "durable_streams"
     listen_url: str | None = None
-    patience: float = 10.0
+    timeout: float = 10.0
     node: str = "node"
     unsafe: bool = False
 

@@ -1,7 +1,7 @@
 """Bound on waits for the database: a connection whose answer is late is cut.
 
-A statement may wait for ever: COMMIT for a synchronous standby that is away, any statement for a
-server that is frozen. libpq then waits too, and so does the thread that called it.
+A statement may wait for ever: COMMIT for a synchronous standby that is unavailable, any
+statement for a server that is frozen. libpq then waits too, and so does the thread that called it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 _decode: Final = msgspec.msgpack.Decoder(Subscription).decode
 
-#: Runs a function with a connection in a thread; fires with a refusal if the database is away.
+#: Runs a function with a connection in a thread; fires with a refusal if the database is
+#: unavailable.
 Run = Callable[[Callable[[psycopg.Connection[Any]], T]], Deferred[T | Refusal]]
 
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -30,7 +31,7 @@ _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 #: SQL expression of the column ``until`` for an action that is due in ``%s`` ms.
 DEADLINE: Final = f"{_NOW} + greatest(%s, 0) + {round(DUTY_HELD * 1000)}"
 
-#: Duties that one look takes at most, so that other nodes share the work of one that died.
+#: Duties that one call takes at most, so that other nodes share the work of one that died.
 _TAKEN: Final = 500
 
 # Rows are locked in the order of their keys, as batches lock them. A row that a batch has locked is

@@ -42,7 +42,7 @@ class FollowedStreams:
         chosen = self._pins if ids is None else self._pins.keys() & ids
         return {stream_id: self._known.get(stream_id) for stream_id in chosen}
 
-    def note(self, state: StreamState) -> StreamState | None:
+    def update(self, state: StreamState) -> StreamState | None:
         """Remember a state that a reader was given or that a commit of this node has announced.
 
         Return the known state if it is newer: the reader may have missed its announcement.
@@ -64,8 +64,8 @@ class FollowedStreams:
     ) -> list[Change]:
         """Return the changes that have not been announced.
 
-        ``before`` are the streams that `select` returned before the look, ``found`` their states in
-        the database; absent ones have ended. Ignore streams that have been noted meanwhile: what
+        ``before`` are the streams that `select` returned before the poll, ``found`` their states in
+        the database; absent ones have ended. Ignore streams that have been updated meanwhile: what
         was found may be older.
         """
         changes = []
@@ -91,7 +91,7 @@ class FollowedStreams:
                 self._known[stream_id] = state
             elif known is not None and (state.tail, state.closed) != (known.tail, known.closed):
                 changes.append(Change(state, state.tail, b""))
-            self.note(state)
+            self.update(state)
         return changes
 
     def due_accesses(self, now: int) -> dict[int, int]:

@@ -4,14 +4,14 @@ A batch takes its locks in this order, and writes only afterwards:
 
 1. the advisory lock of the registry: shared, or exclusive for commands that change which
    subscriptions there are;
-2. the row of the node's lane;
+2. the row of the node's committer;
 3. the rows of streams, by id, in one statement;
 4. the rows of subscriptions, by key, in one statement;
 5. paths of new streams, by insertion in the order of the paths.
 
 A batch that waits for a lock holds no later one, so no deadlock is possible. A decision that needs
-a row which is not locked raises `Unforeseen`: the transaction is rolled back and begun again with
-it.
+a row which is not locked raises `MissingLock`: the transaction is rolled back and begun again with
+that row in the lock set.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KEYRING: Final = 3
 """Second key of the advisory lock under which signing keys are made and changed."""
 
 
-class Unforeseen(Exception):
+class MissingLock(Exception):
     """Need of a row that is not locked: a path, a stream id, or the key of a subscription."""
 
     def __init__(self, wanted: str | int | bytes) -> None:
@@ -96,10 +96,10 @@ def paths_of(command: Command) -> Iterable[str]:
     return ()
 
 
-def foresee(
+def required_locks(
     commands: Iterable[Command], index: SubscriptionIndex, wake_streams: Mapping[bytes, str]
 ) -> LockSet:
-    """Return the rows that commands need, as far as they can be foreseen.
+    """Return the rows that commands need, as far as they are known beforehand.
 
     ``wake_streams`` are those of subscriptions by key, as far as they are known.
     """

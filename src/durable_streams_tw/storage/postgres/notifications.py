@@ -1,7 +1,7 @@
-"""Hints between nodes: after a commit, the other nodes look at the streams that it changed.
+"""Hints between nodes: after a commit, the other nodes read the streams that it changed.
 
 A hint names a node and ids of streams. It may be lost: with its sender, while a listener connects
-again, or in a full queue. Therefore each node also looks at all streams that it follows once a
+again, or in a full queue. Therefore each node also polls all streams that it follows once a
 second, and whenever its listener has connected.
 """
 
@@ -23,7 +23,7 @@ from durable_streams_tw.storage.postgres.connection import (
 #: Bytes of one notification; PostgreSQL accepts 7,999.
 _PAYLOAD: Final = 7_900
 
-#: Streams above which a hint names none: the other nodes look at all that they follow.
+#: Streams above which a hint names none: the other nodes poll all that they follow.
 _MOST: Final = 50_000
 
 #: Seconds for which the listener waits for notifications, and between attempts to connect.
@@ -65,17 +65,17 @@ def decode_hint(payload: str) -> tuple[str, set[int] | None]:
 class NotificationListener:
     """Thread that waits for the hints of other nodes.
 
-    It calls ``heard`` with ids of streams, or with None for all that are followed.
+    It calls ``on_hint`` with ids of streams, or with None for all that are followed.
     """
 
     _log = Logger()
 
     def __init__(
-        self, settings: DatabaseSettings, node: str, heard: Callable[[set[int] | None], None]
+        self, settings: DatabaseSettings, node: str, on_hint: Callable[[set[int] | None], None]
     ) -> None:
         self._settings = settings
         self._node = node
-        self._heard = heard
+        self._on_hint = on_hint
         self._stopping = Event()
         self._failing = False
 
@@ -104,7 +104,7 @@ class NotificationListener:
             connection.execute(f"LISTEN {channel_of(self._settings)}".encode())
             self._failing = False
             # Hints before this moment are lost.
-            self._heard(None)
+            self._on_hint(None)
             while not self._stopping.is_set():
                 ids: set[int] | None = set()
                 for notice in connection.notifies(timeout=_WAIT, stop_after=1):
@@ -112,4 +112,4 @@ class NotificationListener:
                     if node != self._node:
                         ids = None if ids is None or changed is None else ids | changed
                 if ids is None or ids:
-                    self._heard(ids)
+                    self._on_hint(ids)

@@ -24,7 +24,7 @@ PACKED_ROWS: Final = 64
 _SMALL: Final = 8 * KIB
 _LARGE: Final = 64 * KIB
 
-#: Streams that one step of the sweep packs; commands of the patient lane run in between.
+#: Streams that one step of the sweep packs; commands of the blocking committer run in between.
 _STREAMS: Final = 50
 
 #: Rows that one transaction reads.

@@ -7,9 +7,9 @@ table           contents
 ==============  ==============================================================================
 `meta`          format of the tables, and the oldest format that a program may know
 `registry`      counts changes of which subscriptions there are; least id of this copy
-`node`          number of the last batch of each lane of each node
+`node`          number of the last batch of each committer of each node
 `ids`           sequence of stream ids and subscription numbers; a node takes `ID_BLOCK` at once
-`stream`        `StreamRecord` of each stream; when the sweep looks at it; source of a fork
+`stream`        `StreamRecord` of each stream; when the sweep checks it; source of a fork
 `chunk`         flags (`codec`) and bytes of a stream from a position
 `producer`      generation and state of each producer of a stream
 `garbage`       ended streams and subscriptions, and old generations of producers, to delete
@@ -60,12 +60,12 @@ CREATE TABLE registry (
   history text   NOT NULL DEFAULT ''
 );
 CREATE TABLE node (
-  name    text COLLATE "C" NOT NULL,
-  lane    smallint    NOT NULL,
-  batch   bigint      NOT NULL,
-  beat    timestamptz NOT NULL,
-  version text        NOT NULL,
-  PRIMARY KEY (name, lane)
+  name      text COLLATE "C" NOT NULL,
+  committer smallint    NOT NULL,
+  batch     bigint      NOT NULL,
+  heartbeat    timestamptz NOT NULL,
+  version   text        NOT NULL,
+  PRIMARY KEY (name, committer)
 );
 CREATE SEQUENCE ids AS bigint INCREMENT {ID_BLOCK};
 CREATE TABLE stream (

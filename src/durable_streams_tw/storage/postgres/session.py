@@ -1,9 +1,9 @@
-"""Session of a lane: its connection, its row in `node`, and the fate of a batch in doubt.
+"""Session of a committer: its connection, its row in `node`, and the outcome of a batch in doubt.
 
-Each batch first writes its number into the row of its lane. If the connection breaks during the
-commit, the next session locks that row: PostgreSQL grants the lock only once the old transaction
-has ended, and then the number tells whether it was committed. The session then commits a change of
-its own. After that, a synchronous standby has everything that the row has shown.
+Each batch first writes its number into the row of its committer. If the connection breaks during
+the commit, the next session locks that row: PostgreSQL grants the lock only once the old
+transaction has ended, and then the number tells whether it was committed. The session then commits
+a change of its own. After that, a synchronous standby has everything that the row has shown.
 
 A server that was promoted or restored continues on another timeline, and may lack commits that
 clients and caches have seen. The first session there raises the least id of the store, so that
@@ -38,36 +38,37 @@ ROW_TIMEOUT: Final = 2_000
 #: Seconds for which claiming the row may take longer than waiting for its lock.
 _CLAIM_MARGIN: Final = 2.0
 
-#: Pauses between attempts to connect, in seconds.
+#: Pause between attempts to connect, in seconds.
 _PAUSE: Final = 0.1
 
-_LOCK_ROW: Final = "SELECT batch FROM node WHERE name = %s AND lane = %s FOR UPDATE"
-_WRITE_ROW: Final = """INSERT INTO node (name, lane, batch, beat, version)
+_LOCK_ROW: Final = "SELECT batch FROM node WHERE name = %s AND committer = %s FOR UPDATE"
+_WRITE_ROW: Final = """INSERT INTO node (name, committer, batch, heartbeat, version)
 VALUES (%s, %s, %s, clock_timestamp(), %s)
-ON CONFLICT (name, lane) DO UPDATE SET batch = EXCLUDED.batch, beat = EXCLUDED.beat"""
+ON CONFLICT (name, committer)
+DO UPDATE SET batch = EXCLUDED.batch, heartbeat = EXCLUDED.heartbeat"""
 _HISTORY: Final = """SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' ||
   substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"""
 _KNOWN_HISTORY: Final = "SELECT history FROM registry FOR UPDATE"
 # Ids of a lost block may have been given out: all later ones are above the clock's.
 _RAISE_IDS: Final = "SELECT setval('ids', greatest(nextval('ids'), %s))"
-_PART: Final = "UPDATE registry SET history = %s, lineage = nextval('ids')"
+_SET_LINEAGE: Final = "UPDATE registry SET history = %s, lineage = nextval('ids')"
 _SET_HISTORY: Final = "UPDATE registry SET history = %s"
 
 
 class DatabaseUnavailable(Exception):
-    """Failure to carry out a batch within the patience of the settings; nothing was written."""
+    """Failure to carry out a batch within the timeout of the settings; nothing was written."""
 
 
 class OutcomeUnknown(Exception):
-    """Failure to find out within the patience of the settings whether a batch was committed."""
+    """Failure to find out within the timeout of the settings whether a batch was committed."""
 
 
 class NodeSession:
-    """Connection of one lane of a node, opened and opened again as needed.
+    """Connection of one committer of a node, opened and opened again as needed.
 
-    ``number`` is that of the last committed batch. ``away`` is true from the end of the patience
-    until the database answers again. ``now`` returns ms since the Unix epoch,
-    ``clock`` monotonic seconds. All methods run on the lane's thread.
+    ``number`` is that of the last committed batch. ``unavailable`` is true from the end of the
+    timeout until the database answers again. ``now`` returns ms since the Unix epoch, ``clock``
+    monotonic seconds. All methods run on the committer's thread.
     """
 
     _log = Logger()
@@ -76,13 +77,13 @@ class NodeSession:
         self,
         settings: DatabaseSettings,
         node: str,
-        lane: int,
+        committer: int,
         now: Callable[[], int],
         guard: DeadlineGuard,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.node = node
-        self.lane = lane
+        self.committer = committer
         self.number = 0
         self.advisory = advisory_class(settings.schema)
         self.reconnects = 0
@@ -91,7 +92,7 @@ class NodeSession:
         self._guard = guard
         self._clock = clock
         self._connection: Connection | None = None
-        self.away = False
+        self.unavailable = False
         # Whether the commit of the last batch has been sent and not been answered.
         self._in_doubt = False
         self._warnings: list[str] = []
@@ -100,9 +101,9 @@ class NodeSession:
     def deadline(self) -> float:
         """Return until when a batch that begins now waits for the database.
 
-        If the database has been away for longer than the patience already, one attempt is made.
+        If the database has been unavailable for longer than the timeout, one attempt is made.
         """
-        return self._clock() + (0 if self.away else self._settings.patience)
+        return self._clock() + (0 if self.unavailable else self._settings.timeout)
 
     # -- connection -----------------------------------------------------------------------------
 
@@ -135,28 +136,28 @@ class NodeSession:
             connection.close()
             raise
         self._connection = connection
-        if self.away:
-            self._log.info("The database is back")
-        self.away = self._in_doubt = False
+        if self.unavailable:
+            self._log.info("The database is available again")
+        self.unavailable = self._in_doubt = False
         return connection, committed
 
     def _give_up(self, error: psycopg.Error) -> Exception:
-        if not self.away:
-            self._log.error("The database is away: {reason}", reason=str(error).strip())
-        self.away = True
+        if not self.unavailable:
+            self._log.error("The database is unavailable: {reason}", reason=str(error).strip())
+        self.unavailable = True
         in_doubt, self._in_doubt = self._in_doubt, False
         return OutcomeUnknown(error) if in_doubt else DatabaseUnavailable(error)
 
     def _claim(self, connection: Connection, deadline: float) -> bool | None:
-        """Write the lane's row; return whether the batch in doubt was committed.
+        """Write the committer's row; return whether the batch in doubt was committed.
 
         Return None if none is in doubt. Raises `psycopg.Error`.
         """
         history = self._history(connection)
-        patience = max(int(1000 * (deadline - self._clock())), 1000)
+        timeout = max(int(1000 * (deadline - self._clock())), 1000)
         connection.execute("BEGIN")
-        connection.execute(f"SET LOCAL lock_timeout = {patience}".encode())
-        row = connection.execute(_LOCK_ROW, (self.node, self.lane)).fetchone()
+        connection.execute(f"SET LOCAL lock_timeout = {timeout}".encode())
+        row = connection.execute(_LOCK_ROW, (self.node, self.committer)).fetchone()
         committed: bool | None = None
         if self._in_doubt:
             committed = row is not None and row[0] == self.number + 1
@@ -168,7 +169,7 @@ class NodeSession:
                 found=row[0],
             )
         number = 0 if row is None else row[0]
-        connection.execute(_WRITE_ROW, (self.node, self.lane, number, __version__))
+        connection.execute(_WRITE_ROW, (self.node, self.committer, number, __version__))
         self._compare(connection, history)
         self._warnings.clear()
         connection.execute("COMMIT")
@@ -204,7 +205,7 @@ class NodeSession:
             "are no longer accepted"
         )
         connection.execute(_RAISE_IDS, (self._now() << 20,))
-        connection.execute(_PART, (history,))
+        connection.execute(_SET_LINEAGE, (history,))
 
     def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":
@@ -218,24 +219,25 @@ class NodeSession:
             connection.close()
 
     def close(self) -> None:
-        """Remove the lane's row and close the connection."""
+        """Remove the committer's row and close the connection."""
         connection, self._connection = self._connection, None
         if connection is None:
             return
         try:
             if not self._in_doubt:
-                with self._guard.limit(connection, self._settings.patience):
+                with self._guard.limit(connection, self._settings.timeout):
                     connection.execute(
-                        "DELETE FROM node WHERE name = %s AND lane = %s", (self.node, self.lane)
+                        "DELETE FROM node WHERE name = %s AND committer = %s",
+                        (self.node, self.committer),
                     )
         except psycopg.Error as error:
             self._log.error("Leaving the database failed: {reason}", reason=error)
         connection.close()
 
     def limit(self) -> AbstractContextManager[None]:
-        """Bound the time of a batch, or of other work, by the patience of the settings."""
+        """Bound the time of a batch, or of other work, by the timeout of the settings."""
         assert self._connection is not None, "the session is open"
-        return self._guard.limit(self._connection, self._settings.patience)
+        return self._guard.limit(self._connection, self._settings.timeout)
 
     # -- a batch --------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """PostgreSQL store: `IStreamStore` over a database that any number of nodes share.
 
-Commands queue for the first lane's thread, which commits all queued commands together; those on
-streams that another node is writing go to the patient lane. Each read asks the database for the
-state of its stream, together with all other reads that wait, because any node may have changed it.
+Commands queue for the main committer's thread, which commits all queued commands together; those
+on streams that another node is writing go to the blocking committer. Each read asks the database
+for the state of its stream, together with all other reads that wait, because any node may have
+changed it.
 Bytes at a position never change, so they come from memory if they are there.
 """
 
@@ -53,7 +54,7 @@ from durable_streams_tw.storage.fork_ranges import check_same_stream, resolve_of
 from durable_streams_tw.storage.limits import MAX_BATCH, MAX_BATCH_COMMANDS, MAX_PRODUCERS
 from durable_streams_tw.storage.postgres import arrays
 from durable_streams_tw.storage.postgres.background import BackgroundTasks
-from durable_streams_tw.storage.postgres.committer import Committer, held_commands
+from durable_streams_tw.storage.postgres.committer import Committer, blocked_commands
 from durable_streams_tw.storage.postgres.connection import (
     DatabaseSettings,
     Durability,
@@ -87,7 +88,7 @@ from durable_streams_tw.storage.postgres.session import NodeSession
 T = TypeVar("T")
 
 _UNREADABLE: Final = Refusal(
-    Problem.STORAGE_UNAVAILABLE, "the database is away: try again", ((b"Retry-After", b"1"),)
+    Problem.STORAGE_UNAVAILABLE, "the database is unavailable: try again", ((b"Retry-After", b"1"),)
 )
 
 #: Time in ms before the deadline of a stream within which a read is answered only once it is
@@ -100,7 +101,7 @@ _SHARED_READ: Final = 64 * KIB
 #: Time in ms after which a statement of a reader is cancelled.
 _READ_TIMEOUT: Final = 10_000
 
-#: Seconds between two looks for connections that are late.
+#: Seconds between two reads for connections that are late.
 _CUT_INTERVAL: Final = 1.0
 
 _DATABASE_STATE: Final = b"""SELECT
@@ -111,8 +112,8 @@ _DATABASE_STATE: Final = b"""SELECT
    AND pid <> pg_backend_pid())"""
 
 
-class _Look(Struct):
-    """Read that waits for the state of its stream. Without bytes if ``offset`` is None."""
+class _PendingRead(Struct):
+    """Queued read of a stream: of its state only if ``offset`` is None, otherwise also of bytes."""
 
     path: str
     done: Deferred[Any]
@@ -133,12 +134,12 @@ class PostgresStore(QueuedStore):
     """Store that keeps streams in PostgreSQL and shares them with other nodes.
 
     ``clock`` runs the background tasks. ``executor`` has the committer thread and the reader
-    threads, ``patient`` a second committer thread for commands on streams that other nodes are
-    writing, ``looker`` a thread that reads the states of streams (each a `ThreadExecutor` in a
-    server). ``now`` and ``lead`` are those of a `clocks.StreamTime`; the default is the wall clock.
-    ``max_producers`` is the number of producers that a stream remembers at least. With ``listen``
-    off no thread waits for notifications of other nodes, whose changes are then found once a
-    second.
+    threads, ``blocking`` a second committer thread for commands on streams that other nodes are
+    writing, ``state_reader`` a thread that reads the states of streams (each is a `ThreadExecutor`
+    in a server). ``now`` and ``lead`` are those of a `clocks.StreamTime`; the default is the wall
+    clock. ``max_producers`` is the number of producers that a stream remembers at least. With
+    ``listen`` off no thread waits for notifications of other nodes, whose changes are then found
+    once a second.
 
     `open` blocks while it connects, creates or migrates the tables and reads the guarantees of the
     server; it raises `StoreUnusable`. No other method waits for the database on the reactor's
@@ -153,8 +154,8 @@ class PostgresStore(QueuedStore):
         settings: DatabaseSettings,
         clock: IReactorTime,
         executor: Executor,
-        patient: Executor,
-        looker: Executor,
+        blocking: Executor,
+        state_reader: Executor,
         *,
         now: Callable[[], int] | None = None,
         lead: Callable[[], int] = lambda: 0,
@@ -168,41 +169,41 @@ class PostgresStore(QueuedStore):
         self.durability: Durability | None = None
         self._settings = settings
         self._clock = clock
-        self._executors = executor, patient
-        self._looker = looker
+        self._executors = executor, blocking
+        self._state_reader = state_reader
         self._chunks = ChunkCache()
         self._followed = FollowedStreams()
         self._packing = PackingQueue()
         self._guard = DeadlineGuard()
         self._cutting = LoopingCall(self._guard.cut_late)
-        self._lanes = [self._lane(number, max_producers) for number in range(2)]
+        self._committers = [self._make_committer(number, max_producers) for number in range(2)]
         self._background = BackgroundTasks(
             clock,
-            patient,
-            self._lanes[1],
+            blocking,
+            self._committers[1],
             self._access,
             self._followed,
             self._packing,
-            self._look_at_followed,
+            self._poll_followed,
             self._end_frozen_sessions,
             self._now,
         )
         self._listener: NotificationListener | None = None
         if listen:
-            self._listener = NotificationListener(settings, self.node, self._heard)
-        # Numbers of commands of the patient lane by path: later ones must not overtake them.
-        self._patient_paths: dict[str, int] = {}
-        self._patient_lock = Lock()
-        self._hints_heard = self._found_late = 0
-        # Streams to look at after the look that is under way; None for all.
-        self._looking = False
-        self._look_next: set[int] | None = set()
+            self._listener = NotificationListener(settings, self.node, self._hint_received)
+        # Number of commands of the blocking committer by path: later ones must not overtake them.
+        self._blocked_paths: dict[str, int] = {}
+        self._blocked_lock = Lock()
+        self._hints_received = self._found_late = 0
+        # Streams to poll after the poll that is under way; None for all.
+        self._polling = False
+        self._poll_next: set[int] | None = set()
         # Whether the last read has failed, so that this is logged once.
         self._unreadable = False
         self._sessions = local()
         self._connections: list[Connection] = []
 
-    def _lane(self, number: int, max_producers: int) -> Committer:
+    def _make_committer(self, number: int, max_producers: int) -> Committer:
         return Committer(
             NodeSession(self._settings, self.node, number, self._now, self._guard),
             self._access,
@@ -210,7 +211,7 @@ class PostgresStore(QueuedStore):
             channel=channel_of(self._settings),
             hints=self._hints,
             packing=self._packing,
-            patient=bool(number),
+            blocking=bool(number),
             max_producers=max_producers,
         )
 
@@ -230,7 +231,7 @@ class PostgresStore(QueuedStore):
         )
         self._executor.start(partial(self._run_jobs, 0))
         self._executors[1].start(partial(self._run_jobs, 1))
-        self._looker.start(self._run_looks)
+        self._state_reader.start(self._run_reads)
         self._open = True
         self._cutting.clock = self._clock
         self._cutting.start(_CUT_INTERVAL, now=False)
@@ -239,13 +240,13 @@ class PostgresStore(QueuedStore):
             self._listener.start()
 
     def _closing_steps(self) -> Sequence[Callable[[], object]]:
-        """Finish the commands of both lanes, then close all connections."""
+        """Finish the commands of both committers, then close all connections."""
         return (
             self._stop_listening,
             self._background.stop,
-            partial(self._stop_lane, 0),
-            partial(self._stop_lane, 1),
-            self._looker.stop,
+            partial(self._stop_committer, 0),
+            partial(self._stop_committer, 1),
+            self._state_reader.stop,
             # Until here, because the database may stop answering while the store closes.
             self._cutting.stop,
             self._close_connections,
@@ -255,9 +256,9 @@ class PostgresStore(QueuedStore):
         if self._listener is not None:
             self._listener.stop()
 
-    def _stop_lane(self, number: int) -> Deferred[None]:
+    def _stop_committer(self, number: int) -> Deferred[None]:
         executor = self._executors[number]
-        executor.submit_write(BackgroundTask(self._lanes[number].session.close))
+        executor.submit_write(BackgroundTask(self._committers[number].session.close))
         return executor.stop()
 
     def _close_connections(self) -> None:
@@ -267,7 +268,10 @@ class PostgresStore(QueuedStore):
     # -- commands -------------------------------------------------------------------------------
 
     def _run_jobs(self, number: int, jobs: list[QueuedCommand | BackgroundTask]) -> None:
-        """Carry out queued jobs in order, commands in bounded batches. Runs on a lane's thread."""
+        """Carry out queued jobs in order, commands in bounded batches.
+
+        Runs on a committer thread.
+        """
         since, self._queued_since = self._queued_since, 0.0
         waited = perf_counter() - since if since else 0.0
         while jobs:
@@ -284,24 +288,24 @@ class PostgresStore(QueuedStore):
     def _run_batch(
         self, number: int, batch: list[QueuedCommand], waited: float
     ) -> list[QueuedCommand | BackgroundTask]:
-        """Carry out a batch; return the commands that are left over. Runs on a lane's thread."""
+        """Carry out a batch; return the commands that are left over. Runs on a committer thread."""
         begun = perf_counter()
-        if not number and self._patient_paths:
-            with self._patient_lock:
-                blocked = held_commands([job.command for job in batch], set(self._patient_paths))
+        if not number and self._blocked_paths:
+            with self._blocked_lock:
+                blocked = blocked_commands([job.command for job in batch], set(self._blocked_paths))
             batch = self._defer(batch, blocked)
             if not batch:
                 return []
         commands = [job.command for job in batch]
-        result = self._run_guarded(partial(self._lanes[number].step, commands))
+        result = self._run_guarded(partial(self._committers[number].step, commands))
         if result is None:
             result = BatchResult([BUG] * len(batch), [], {}, 0, failed=True)
         left = batch[result.taken :]
         batch = self._defer(batch[: result.taken], result.waiting)
         if number:
-            with self._patient_lock:
+            with self._blocked_lock:
                 for job in batch:
-                    self._count_patient(job, -1)
+                    self._count_blocked(job, -1)
         took = perf_counter() - begun
         self._executors[number].call_from_thread(
             partial(self._batch_done, batch, result, waited, took)
@@ -309,25 +313,25 @@ class PostgresStore(QueuedStore):
         return [*left]
 
     def _defer(self, batch: list[QueuedCommand], indexes: Sequence[int]) -> list[QueuedCommand]:
-        """Pass commands of a batch to the patient lane; return the others."""
+        """Pass commands of a batch to the blocking committer; return the others."""
         if not indexes:
             return batch
         chosen = set(indexes)
         deferred = [job for index, job in enumerate(batch) if index in chosen]
-        with self._patient_lock:
+        with self._blocked_lock:
             for job in deferred:
-                self._count_patient(job, 1)
-        self._executor.call_from_thread(partial(self._queue_patient, deferred))
+                self._count_blocked(job, 1)
+        self._executor.call_from_thread(partial(self._queue_blocked, deferred))
         return [job for index, job in enumerate(batch) if index not in chosen]
 
-    def _count_patient(self, job: QueuedCommand, change: int) -> None:
-        counts = self._patient_paths
+    def _count_blocked(self, job: QueuedCommand, change: int) -> None:
+        counts = self._blocked_paths
         for path in paths_of(job.command):
             counts[path] = counts.get(path, 0) + change
             if counts[path] <= 0:
                 del counts[path]
 
-    def _queue_patient(self, jobs: list[QueuedCommand]) -> None:
+    def _queue_blocked(self, jobs: list[QueuedCommand]) -> None:
         for job in jobs:
             self._executors[1].submit_write(job)
 
@@ -351,63 +355,63 @@ class PostgresStore(QueuedStore):
                 self._access.forget(change.state.id)
             elif change.data:
                 self._chunks.put(change.state.id, change.start, change.data)
-            self._followed.note(change.state)
+            self._followed.update(change.state)
         self._report(batch, result)
         if result.doubt is not None:
-            self._look_at_followed(None)
+            self._poll_followed(None)
 
     def _end_frozen_sessions(self) -> None:
         self._in_session(end_frozen_sessions).addErrback(
-            lambda failure: self._log.failure("Looking for frozen nodes failed", failure)
+            lambda failure: self._log.failure("Ending the sessions of frozen nodes failed", failure)
         )
 
     # -- other nodes ----------------------------------------------------------------------------
 
     def _hints(self, ids: set[int]) -> list[str]:
-        """Return the notifications for other nodes, none if there are none. Runs on a lane."""
-        return [] if self._background.alone else encode_hints(self.node, ids)
+        """Return the notifications for other nodes. Runs on a committer thread."""
+        return [] if self._background.only_node else encode_hints(self.node, ids)
 
-    def _heard(self, ids: set[int] | None) -> None:
-        """Look at the streams of a hint. Runs on the listener's thread."""
-        self._executor.call_from_thread(partial(self._look_at_hinted, ids))
+    def _hint_received(self, ids: set[int] | None) -> None:
+        """Poll the streams of a hint. Runs on the listener's thread."""
+        self._executor.call_from_thread(partial(self._poll_hinted, ids))
 
-    def _look_at_hinted(self, ids: set[int] | None) -> None:
-        self._hints_heard += ids is not None
-        self._look_at_followed(ids)
+    def _poll_hinted(self, ids: set[int] | None) -> None:
+        self._hints_received += ids is not None
+        self._poll_followed(ids)
 
-    def _look_at_followed(self, ids: set[int] | None) -> None:
+    def _poll_followed(self, ids: set[int] | None) -> None:
         """Announce changes that other nodes have made to followed streams, None for all."""
         chosen = self._followed.select(ids)
         if not chosen or not self._open:
             return
-        if self._looking:
-            known = self._look_next
-            self._look_next = None if known is None or ids is None else known | ids
+        if self._polling:
+            known = self._poll_next
+            self._poll_next = None if known is None or ids is None else known | ids
             return
-        self._looking = True
-        looked: Deferred[dict[int, StreamState] | Refusal] = self._in_session(
+        self._polling = True
+        polled: Deferred[dict[int, StreamState] | Refusal] = self._in_session(
             lambda connection: load_states(connection, list(chosen))
         )
-        looked.addCallback(partial(self._looked, chosen, ids is None)).addErrback(
-            lambda failure: self._log.failure("Looking at followed streams failed", failure)
+        polled.addCallback(partial(self._polled, chosen, ids is None)).addErrback(
+            lambda failure: self._log.failure("Polling followed streams failed", failure)
         )
 
-    def _looked(
+    def _polled(
         self,
         before: dict[int, StreamState | None],
         all_followed: bool,
         found: dict[int, StreamState] | Refusal,
     ) -> None:
-        self._looking = False
-        again, self._look_next = self._look_next, set()
+        self._polling = False
+        again, self._poll_next = self._poll_next, set()
         if not isinstance(found, Refusal):
             changes = self._followed.compare(before, found)
             self._found_late += all_followed * len(changes)
             notify_listeners(self._listeners, changes)
-        self._look_at_followed(again)
+        self._poll_followed(again)
 
     def pin(self, stream_id: int) -> None:
-        """Keep a stream from expiring by its TTL, and look at its changes at other nodes."""
+        """Keep a stream from expiring by its TTL, and announce its changes at other nodes."""
         super().pin(stream_id)
         self._followed.pin(stream_id)
 
@@ -420,7 +424,7 @@ class PostgresStore(QueuedStore):
 
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """Return the state of the stream at a path."""
-        return self._queue_look(_Look(path, Deferred()))
+        return self._queue_read(_PendingRead(path, Deferred()))
 
     def read(
         self,
@@ -431,36 +435,36 @@ class PostgresStore(QueuedStore):
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
         """Return bytes of the stream at a path."""
-        return self._queue_look(_Look(path, Deferred(), offset, limit, stream_id, piece))
+        return self._queue_read(_PendingRead(path, Deferred(), offset, limit, stream_id, piece))
 
-    def _queue_look(self, look: _Look) -> Deferred[Any]:
+    def _queue_read(self, read: _PendingRead) -> Deferred[Any]:
         if not self._open:
             return succeed(STOPPING)
-        self._looker.submit_write(look)
-        return look.done
+        self._state_reader.submit_write(read)
+        return read.done
 
-    def _run_looks(self, looks: list[_Look]) -> None:
-        """Answer all reads that have queued. Runs on the looking thread."""
-        results = self._run_guarded(partial(self._call, partial(self._answer_all, looks)))
-        self._looker.call_from_thread(partial(self._answered, results or BUG, looks))
+    def _run_reads(self, reads: list[_PendingRead]) -> None:
+        """Answer all reads that have queued. Runs on the thread of the state reader."""
+        results = self._run_guarded(partial(self._call, partial(self._answer_reads, reads)))
+        self._state_reader.call_from_thread(partial(self._reads_done, results or BUG, reads))
 
-    def _answered(self, results: list[Any] | Refusal, looks: list[_Look]) -> None:
+    def _reads_done(self, results: list[Any] | Refusal, reads: list[_PendingRead]) -> None:
         if isinstance(results, Refusal):
-            results = [results] * len(looks)
-        for look, result in zip(looks, results, strict=True):
+            results = [results] * len(reads)
+        for read, result in zip(reads, results, strict=True):
             if isinstance(result, _LargeRead):
-                read = self._in_session(partial(self._answer, look, result.state))
-                read.addCallbacks(self._finish_look, look.done.errback, (look,))
+                done = self._in_session(partial(self._answer, read, result.state))
+                done.addCallbacks(self._finish_read, read.done.errback, (read,))
             else:
-                self._finish_look(result, look)
+                self._finish_read(result, read)
 
-    def _finish_look(self, result: StreamState | Chunk | Refusal, look: _Look) -> None:
+    def _finish_read(self, result: StreamState | Chunk | Refusal, read: _PendingRead) -> None:
         """Note the access and the bytes of a read, and report its result."""
         if isinstance(result, StreamState):
-            self._note(result)
+            self._update_followed(result)
         elif isinstance(result, Chunk):
             state = result.state
-            self._note(state)
+            self._update_followed(state)
             if self._chunks.get(state.id, result.start) is not result.data:
                 self._chunks.put(state.id, result.start, result.data)
             if state.lifetime.ttl is not None:
@@ -468,12 +472,12 @@ class PostgresStore(QueuedStore):
                 self._access.record(state.id, now)
                 assert deadline is not None, "a TTL sets a deadline"
                 if self._open and deadline - now < _ACCESS_MARGIN:
-                    self._background.write_access(state.id, partial(look.done.callback, result))
+                    self._background.write_access(state.id, partial(read.done.callback, result))
                     return
-        look.done.callback(result)
+        read.done.callback(result)
 
-    def _note(self, state: StreamState) -> None:
-        newer = self._followed.note(state)
+    def _update_followed(self, state: StreamState) -> None:
+        newer = self._followed.update(state)
         if newer is not None:
             notify_listeners(self._listeners, [Change(newer, newer.tail, b"")])
 
@@ -510,7 +514,8 @@ class PostgresStore(QueuedStore):
     def _in_session(self, function: Callable[[Connection], T]) -> Deferred[Any]:
         """Call a function with a connection, on a reader thread.
 
-        Fires with a refusal if the database is away, a record is corrupt, or the store is closed.
+        Fires with a refusal if the database is unavailable, a record is corrupt, or the store is
+        closed.
         """
         if not self._open:
             return succeed(STOPPING)
@@ -549,49 +554,51 @@ class PostgresStore(QueuedStore):
         self._connections = [each for each in self._connections if not each.closed] + [connection]
         return connection
 
-    def _answer_all(self, looks: list[_Look], connection: Connection) -> list[Any]:
+    def _answer_reads(self, reads: list[_PendingRead], connection: Connection) -> list[Any]:
         """Return the results of reads of one turn: states, chunks, refusals or large reads."""
-        found = load_streams(connection, {look.path for look in looks})
+        found = load_streams(connection, {read.path for read in reads})
         results: list[Any] = []
-        for look in looks:
-            state = found.get(look.path)
+        for read in reads:
+            state = found.get(read.path)
             if isinstance(state, CorruptRecord):
                 self._log.error("{corrupt}", corrupt=state)
                 results.append(CORRUPT)
-            elif isinstance(usable := self._check_usable(state), Refusal) or look.offset is None:
+            elif isinstance(usable := self._check_usable(state), Refusal) or read.offset is None:
                 results.append(usable)
             else:
-                results.append(self._read_shared(look, usable, connection, len(looks) == 1))
+                results.append(self._read_shared(read, usable, connection, len(reads) == 1))
         return results
 
     def _read_shared(
-        self, look: _Look, state: StreamState, connection: Connection, alone: bool
+        self, read: _PendingRead, state: StreamState, connection: Connection, alone: bool
     ) -> Chunk | Refusal | _LargeRead:
-        assert look.offset is not None, "the look asks for bytes"
-        position = resolve_offset(state, look.offset, look.stream_id)
+        assert read.offset is not None, "the read asks for bytes"
+        position = resolve_offset(state, read.offset, read.stream_id)
         if isinstance(position, Refusal):
             return position
-        limit = look.limit if look.piece is None else min(look.limit, look.piece)
+        limit = read.limit if read.piece is None else min(read.limit, read.piece)
         data = self._chunks.response(state, position, limit)
         if data is not None:
             return Chunk(state, position, data)
         if alone or min(limit, state.tail - position) <= _SHARED_READ:
-            return self._answer(look, state, connection)
+            return self._answer(read, state, connection)
         return _LargeRead(state)
 
-    def _answer(self, look: _Look, state: StreamState, connection: Connection) -> Chunk | Refusal:
+    def _answer(
+        self, read: _PendingRead, state: StreamState, connection: Connection
+    ) -> Chunk | Refusal:
         """Read the bytes of a usable stream."""
-        assert look.offset is not None, "the look asks for bytes"
-        reader = ConnectionReader(connection, reach=look.piece or look.limit)
+        assert read.offset is not None, "the read asks for bytes"
+        reader = ConnectionReader(connection, reach=read.piece or read.limit)
         try:
-            return reader.read_chunk(state, look.offset, look.limit, look.stream_id, look.piece)
+            return reader.read_chunk(state, read.offset, read.limit, read.stream_id, read.piece)
         except CorruptRecord as corrupt:
-            found = self._check_usable(load_stream_at(connection, look.path))
+            found = self._check_usable(load_stream_at(connection, read.path))
             if isinstance(found, Refusal):
                 # The stream has ended since its state was read.
                 return found
             if found.id != state.id:
-                return self._answer(look, found, connection)
+                return self._answer(read, found, connection)
             self._log.error("{corrupt}", corrupt=corrupt)
             return CORRUPT
 
@@ -622,11 +629,11 @@ class PostgresStore(QueuedStore):
     def stats(self) -> Deferred[Stats | None]:
         """Return the counters of this node and the state of the database."""
         queued, size = self._queued, self._queued_bytes
-        hints, late = self._hints_heard, self._found_late
+        hints, late = self._hints_received, self._found_late
         schema = self._settings.schema
 
         def read(found: tuple[int, float] | Refusal) -> NodeStats:
-            counters = [lane.counters for lane in self._lanes]
+            counters = [committer.counters for committer in self._committers]
             dead, age = (None, None) if isinstance(found, Refusal) else found
             return NodeStats(
                 queued,
@@ -634,7 +641,7 @@ class PostgresStore(QueuedStore):
                 sum(each.deferred for each in counters),
                 sum(each.restarts for each in counters),
                 sum(each.repeats for each in counters),
-                sum(lane.session.reconnects for lane in self._lanes),
+                sum(committer.session.reconnects for committer in self._committers),
                 hints,
                 late,
                 dead,
@@ -647,7 +654,7 @@ class PostgresStore(QueuedStore):
     def check_writable(self) -> Deferred[str | None]:
         """Return why the store cannot write, None if it can.
 
-        Waits for a reader thread and for both lanes.
+        Waits for a reader thread and for both committers.
         """
         if not self._open:
             return succeed("the store is closed")
@@ -656,8 +663,8 @@ class PostgresStore(QueuedStore):
                 lambda found: found.detail if isinstance(found, Refusal) else None
             )
         ]
-        for executor, lane in zip(self._executors, self._lanes, strict=True):
-            obstacles.append(_ask_lane(executor, lane))
+        for executor, committer in zip(self._executors, self._committers, strict=True):
+            obstacles.append(_find_obstacle(executor, committer))
         found: Deferred[list[str | None]] = gatherResults(obstacles)
         return found.addCallback(lambda all_found: next(filter(None, all_found), None))
 
@@ -673,13 +680,13 @@ def _check_read(connection: Connection) -> None:
     connection.execute("SELECT 1")
 
 
-def _ask_lane(executor: Executor, lane: Committer) -> Deferred[str | None]:
+def _find_obstacle(executor: Executor, committer: Committer) -> Deferred[str | None]:
     done: Deferred[str | None] = Deferred()
     found: list[str | None] = []
     executor.submit_write(
         BackgroundTask(
-            lambda: found.append(lane.obstacle()),
-            lambda _: done.callback(found[0] if found else "a lane met a bug"),
+            lambda: found.append(committer.obstacle()),
+            lambda _: done.callback(found[0] if found else "a committer met a bug"),
         )
     )
     return done

@@ -1,8 +1,8 @@
 """Transaction of one batch of commands in PostgreSQL.
 
-The lane (`committer`) has locked and read what the commands need; the transaction decides in memory
-and writes everything in one pipeline with the commit. What was not foreseen and is only read is
-read through the connection; what has to be locked raises `Unforeseen`.
+The committer has locked and read what the commands need; the transaction decides in memory and
+writes everything in one pipeline with the commit. Other rows that are only read are read through
+the connection; those that have to be locked raise `MissingLock`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.postgres import reader
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
 from durable_streams_tw.storage.postgres.duties import DEADLINE
-from durable_streams_tw.storage.postgres.locks import Unforeseen
+from durable_streams_tw.storage.postgres.locks import MissingLock
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ _MISSING: Any = object()
 
 
 class IdSource(Protocol):
-    """Source of ids that increase; `committer.Lane` takes blocks of them from the database."""
+    """Source of ids that increase; `committer.Committer` takes blocks of them from the database."""
 
     def next_id(self, floor: int) -> int:
         """Return an id greater than ``floor`` that was never returned before, at any node."""
@@ -94,7 +94,7 @@ class LockedStream:
 
 
 class LockedRows(Struct):
-    """Streams that a lane has locked, and what it has looked for.
+    """Streams that a committer has locked, and the paths and ids that it was to lock.
 
     A path or id without a stream is absent. ``corrupt`` streams, by path and by id, cannot be
     decoded.
@@ -107,7 +107,7 @@ class LockedRows(Struct):
 
 
 class NodeContext(Struct, frozen=True):
-    """State that the transactions of a lane share.
+    """State that the transactions of a committer share.
 
     ``node`` is written to subscriptions whose next action this node will carry out.
     """
@@ -119,13 +119,13 @@ class NodeContext(Struct, frozen=True):
 
 
 class DatabaseTransaction:
-    """`Transaction` over rows that a lane has locked.
+    """`Transaction` over rows that a committer has locked.
 
-    ``locked`` are the rows that the lane has locked. ``first_id`` is the least id of this copy of
-    the database. ``exclusive`` means that the registry's lock is exclusive, so commands may change
-    which subscriptions there are. ``now`` is in ms since the Unix epoch. ``writes`` increases with
-    every write. All methods that read may raise `CorruptRecord` and `psycopg.Error`, those of rows
-    that have to be locked also `Unforeseen`.
+    ``locked`` are its rows. ``first_id`` is the least id of this copy of the database.
+    ``exclusive`` means that the registry's lock is exclusive, so commands may change which
+    subscriptions there are. ``now`` is in ms since the Unix epoch. ``writes`` increases with every
+    write. All methods that read may raise `CorruptRecord` and `psycopg.Error`, those of rows that
+    have to be locked also `MissingLock`.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class DatabaseTransaction:
         self.changes: list[Change] = []
         self.notes: list[RecordChange] = []
         self.writes = 0
-        self.peeking = False
+        self.reads_unlocked = False
         self._context = context
         self._now = now
         self._exclusive = exclusive
@@ -162,7 +162,7 @@ class DatabaseTransaction:
             stream = LockedStream(record)
             self._by_path[record.state.path] = self._by_id[record.state.id] = stream
         self._floor: int | None = None
-        self._peeked: dict[str, StreamState | CorruptRecord | None] = {}
+        self._unlocked: dict[str, StreamState | CorruptRecord | None] = {}
         self._reader = reader.ConnectionReader(connection, self._lookup)
         self._chains = reader.ConnectionReader(connection)
         self._dirty: dict[int, LockedStream] = {}
@@ -182,13 +182,13 @@ class DatabaseTransaction:
         self.chunks: dict[int, tuple[int, int]] = {}
         self._flushed = False
 
-    # -- what the lane has read -----------------------------------------------------------------
+    # -- read by the committer ------------------------------------------------------------------
 
-    def knows_cursors(self, cursors: Mapping[bytes, Any]) -> None:
+    def set_cursors(self, cursors: Mapping[bytes, Any]) -> None:
         """Take cursors that were read under the locks of their streams; None if there is none."""
         self._records[tables.CURSORS.prefix].update(cursors)
 
-    def lock_subscriptions(self, subscriptions: Mapping[bytes, Subscription | None]) -> None:
+    def set_subscriptions(self, subscriptions: Mapping[bytes, Subscription | None]) -> None:
         """Take subscriptions whose rows are locked, by key; None if there is none."""
         self._records[tables.SUBSCRIPTIONS.prefix].update(subscriptions)
 
@@ -210,8 +210,8 @@ class DatabaseTransaction:
     def stream_at(self, path: str) -> StreamState | None:
         """Return the stream at a path, or None.
 
-        While ``peeking``, a stream that clients can use and that the command does not write is
-        returned without a lock.
+        With ``reads_unlocked``, a stream that clients can use and that the command does not write
+        is returned without a lock.
         """
         stream = self._by_path.get(path)
         if stream is not None:
@@ -220,9 +220,9 @@ class DatabaseTransaction:
             raise self._corrupt[path]
         if path in self._paths:
             return None
-        if self.peeking and not self.index.with_wake_stream(path):
-            self.peek([path])
-            state = self._peeked[path]
+        if self.reads_unlocked and not self.index.with_wake_stream(path):
+            self.load_unlocked([path])
+            state = self._unlocked[path]
             if isinstance(state, CorruptRecord):
                 raise state
             if (
@@ -231,15 +231,17 @@ class DatabaseTransaction:
                 and not self.access.has_ended(state, self._now)
             ):
                 return state
-        raise Unforeseen(path)
+        raise MissingLock(path)
 
-    def peek(self, paths: list[str]) -> None:
+    def load_unlocked(self, paths: list[str]) -> None:
         """Read the states of streams without locks, those that are not known yet."""
-        wanted = [path for path in paths if path not in self._by_path and path not in self._peeked]
+        wanted = [
+            path for path in paths if path not in self._by_path and path not in self._unlocked
+        ]
         if wanted:
             found = reader.load_streams(self.connection, wanted)
             for path in wanted:
-                self._peeked[path] = found.get(path)
+                self._unlocked[path] = found.get(path)
 
     def stream(self, stream_id: int) -> StreamState | None:
         """Return the stream with an id, or None."""
@@ -248,7 +250,7 @@ class DatabaseTransaction:
             if stream_id in self._corrupt:
                 raise self._corrupt[stream_id]
             if stream_id not in self._ids:
-                raise Unforeseen(stream_id)
+                raise MissingLock(stream_id)
         return None if stream is None else stream.state
 
     def _lookup(self, stream_id: int) -> StreamState | None:
@@ -364,7 +366,7 @@ class DatabaseTransaction:
         known: T | None = self._records[table.prefix].get(key, _MISSING)
         if known is _MISSING:
             if table.prefix == tables.SUBSCRIPTIONS.prefix:
-                raise Unforeseen(key)
+                raise MissingLock(key)
             known = self._records[table.prefix][key] = reader.load(self.connection, table, key)
         return known
 
@@ -393,15 +395,15 @@ class DatabaseTransaction:
         rows = reader.scan(self.connection, table, first, stop)
         if table.prefix != tables.CURSORS.prefix:
             return rows
-        return self._peek_ahead(rows)
+        return self._load_ahead(rows)
 
-    def _peek_ahead(self, cursors: Iterator[tuple[bytes, Any]]) -> Iterator[tuple[bytes, Any]]:
+    def _load_ahead(self, cursors: Iterator[tuple[bytes, Any]]) -> Iterator[tuple[bytes, Any]]:
         """Read the streams of cursors a few at a time: one by one, each would be a round trip."""
         size = 1
         while True:
             page = list(islice(cursors, size))
-            if self.peeking:
-                self.peek([cursor.path for _, cursor in page])
+            if self.reads_unlocked:
+                self.load_unlocked([cursor.path for _, cursor in page])
             yield from page
             if len(page) < size:
                 return
@@ -430,13 +432,13 @@ class DatabaseTransaction:
         return stream_id in self._by_id
 
     def postpone(self, stream_id: int, until: int) -> None:
-        """Let the sweep look at a failed stream later; ``until`` is in ms since the Unix epoch."""
+        """Let the sweep check a failed stream later; ``until`` is in ms since the Unix epoch."""
         self.writes += 1
         self._flushed = True
         self.connection.execute("UPDATE stream SET due = %s WHERE id = %s", (until, stream_id))
 
     def reindex(self, stream_id: int, deadline: int | None) -> None:
-        """Move the moment at which the sweep looks at a stream, in ms since the Unix epoch."""
+        """Move the moment at which the sweep checks a stream, in ms since the Unix epoch."""
         stream = self._by_id.get(stream_id)
         if stream is not None and stream.due != deadline:
             self.writes += 1
@@ -448,7 +450,7 @@ class DatabaseTransaction:
     def flush(self) -> bool:
         """Send all changes to the database; return whether there were any.
 
-        The lane calls this in a pipeline, before it sends the commit.
+        The committer calls this in a pipeline, before it sends the commit.
         """
         execute = self.connection.execute
         written = self._flushed
