@@ -164,6 +164,7 @@ class SharingTests(NodeCase):
             self.assertEqual(metrics[name], 0)
         for name in ("database_dead_rows", "database_snapshot_seconds"):
             self.assertGreaterEqual(metrics[name], 0)
+        self.until(lambda: self.metrics(self.two)["database_nodes"] == 2)
 
     def test_producer_is_exactly_once_over_nodes(self) -> None:
         self.create("s")

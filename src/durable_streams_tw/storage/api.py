@@ -169,7 +169,8 @@ class NodeStats(Struct, frozen=True, array_like=True, tag=True):
     ``repeats`` because another transaction was in the way. The node connected ``reconnects`` times
     after its first connections. ``hints`` of other nodes arrived; ``late`` changes were found
     without one. The table of streams has ``dead_rows``; the oldest snapshot of any client of the
-    database is ``snapshot_age`` seconds old. Both are None while the database is unavailable.
+    database is ``snapshot_age`` seconds old. ``nodes`` use the database, this one included. These
+    three are None while the database is unavailable.
     """
 
     queued: int
@@ -182,6 +183,7 @@ class NodeStats(Struct, frozen=True, array_like=True, tag=True):
     late: int
     dead_rows: int | None
     snapshot_age: float | None
+    nodes: int | None
 
 
 Stats = StoreStats | NodeStats

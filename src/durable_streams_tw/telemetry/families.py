@@ -93,6 +93,7 @@ HINTS: Final = Family("hints", "counter", "Notifications of other nodes about ch
 LATE: Final = Family(
     "late_changes", "counter", "Changes at other nodes that were found without a notification."
 )
+NODES: Final = Family("database_nodes", "gauge", "Nodes that use the database, this one included.")
 DEAD_ROWS: Final = Family(
     "database_dead_rows", "gauge", "Rows of the table of streams that vacuum has to remove."
 )
@@ -111,7 +112,7 @@ BATCHES: Final = (
 ON_DISK: Final = (*(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),)
 
 #: Metrics of a node on a PostgreSQL database only.
-DATABASE: Final = (DEFERRED, RESTARTS, RECONNECTS, HINTS, LATE, DEAD_ROWS, SNAPSHOT_AGE)
+DATABASE: Final = (DEFERRED, RESTARTS, RECONNECTS, HINTS, LATE, NODES, DEAD_ROWS, SNAPSHOT_AGE)
 
 #: Gauges of something that all workers of a server share.
 SHARED: Final = (

@@ -175,6 +175,8 @@ def _of_node(levels: NodeStats) -> Iterator[Any]:
     yield _single(families.RECONNECTS, levels.reconnects)
     yield _single(families.HINTS, levels.hints)
     yield _single(families.LATE, levels.late)
+    if levels.nodes is not None:
+        yield _single(families.NODES, levels.nodes)
     if levels.dead_rows is not None and levels.snapshot_age is not None:
         yield _single(families.DEAD_ROWS, levels.dead_rows)
         yield _single(families.SNAPSHOT_AGE, levels.snapshot_age)

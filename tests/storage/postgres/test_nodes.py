@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
-from durable_streams_tw.storage.api import Change, Command, IStreamStore, Outcome
+from durable_streams_tw.storage.api import Change, Command, IStreamStore, NodeStats, Outcome
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from tests.postgres.cluster import shared_cluster
 from tests.storage.postgres.store_case import Node, PostgresStoreCase, empty_database
@@ -109,7 +109,7 @@ class NodeIncarnationTests(NodesCase, IncarnationSuite, SynchronousTestCase):
     """Ids of two nodes order the incarnations of a stream."""
 
 
-class LookTests(NodesCase, SynchronousTestCase):
+class FollowingTests(NodesCase, SynchronousTestCase):
     """Readers of one node, changes of another."""
 
     def setUp(self) -> None:
@@ -172,6 +172,20 @@ class LookTests(NodesCase, SynchronousTestCase):
         """Nothing is asked for streams that are not followed."""
         self.at(self.there, put())
         self.assertEqual(self.poll(), [])
+
+    def test_stats_count_nodes(self) -> None:
+        """The statistics of a node have the number of nodes, which is unknown at first."""
+        stats = self.result(self.here.store.stats())
+        assert isinstance(stats, NodeStats), stats
+        self.assertIsNone(stats.nodes)
+        for node in self.nodes:
+            node.sweep()
+        for expected in (2, 1):
+            self.here.sweep()
+            stats = self.result(self.here.store.stats())
+            assert isinstance(stats, NodeStats), stats
+            self.assertEqual(stats.nodes, expected)
+            self.result(self.there.store.close())
 
     def test_reader_that_was_given_an_older_state(self) -> None:
         """A change between a reader's query and its answer is announced once it has the answer."""

@@ -61,7 +61,7 @@ class ThreadTests(TestCase):
         here, there = self.stores
         yield there.submit(put())
         # Until each node has seen that the other lives.
-        while any(store._background.only_node for store in self.stores):
+        while any(not store._background.other_nodes for store in self.stores):
             yield pause(0.05)
         state: StreamState = yield here.get_state("a")
         here.pin(state.id)

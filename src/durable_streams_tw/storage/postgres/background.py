@@ -33,7 +33,7 @@ _SHORT_INTERVAL: Final = 0.25
 _DUE: Final = "SELECT id, path FROM stream WHERE due <= %s ORDER BY due LIMIT %s"
 # A node that has not written for 30 s needs no hints; after a day its rows are removed.
 _HEARTBEAT: Final = "UPDATE node SET heartbeat = clock_timestamp() WHERE name = %s"
-_OTHERS: Final = """SELECT count(*) FROM node
+_OTHERS: Final = """SELECT count(DISTINCT name) FROM node
 WHERE name <> %s AND heartbeat > clock_timestamp() - interval '30 s'"""
 _REMOVE_DEAD: Final = "DELETE FROM node WHERE heartbeat < clock_timestamp() - interval '1 day'"
 
@@ -43,8 +43,8 @@ class BackgroundTasks(BackgroundTimers):
 
     ``committer`` is the blocking one, ``executor`` its thread. ``poll`` reads the states of the
     followed ones of some streams, None for all. ``end_frozen`` ends the sessions of frozen nodes.
-    ``now`` returns ms since the Unix epoch. ``only_node`` is true while no other node uses the
-    database.
+    ``now`` returns ms since the Unix epoch. ``other_nodes`` is the number of other nodes that use
+    the database, None if it is unknown.
     """
 
     _log = Logger()
@@ -62,7 +62,7 @@ class BackgroundTasks(BackgroundTimers):
         now: Callable[[], int],
     ) -> None:
         BackgroundTimers.__init__(self, clock, executor, access, committer, now)
-        self.only_node = False
+        self.other_nodes: int | None = None
         self._committer = committer
         self._followed = followed
         self._packing = packing
@@ -114,17 +114,17 @@ class BackgroundTasks(BackgroundTimers):
     def _write_heartbeat(self) -> None:
         """Write that this node lives, and count the others. Runs on the committer thread."""
 
-        def heartbeat(connection: Connection) -> bool:
+        def heartbeat(connection: Connection) -> int:
             node = self._committer.session.node
             connection.execute(_HEARTBEAT, (node,))
             connection.execute(_REMOVE_DEAD)
-            row = connection.execute(_OTHERS, (node,)).fetchone()
-            return row is not None and not row[0]
+            [(others,)] = connection.execute(_OTHERS, (node,)).fetchall()
+            return int(others)
 
         try:
-            self.only_node = self._committer.call(heartbeat)
+            self.other_nodes = self._committer.call(heartbeat)
         except DatabaseUnavailable:
-            self.only_node = False
+            self.other_nodes = None
 
     def _sweep_step(self) -> BatchResult | None:
         """End expired streams, delete garbage, pack chunks. Runs on the committer thread.

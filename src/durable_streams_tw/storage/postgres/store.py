@@ -369,7 +369,7 @@ class PostgresStore(QueuedStore):
 
     def _hints(self, ids: set[int]) -> list[str]:
         """Return the notifications for other nodes. Runs on a committer thread."""
-        return [] if self._background.only_node else encode_hints(self.node, ids)
+        return [] if self._background.other_nodes == 0 else encode_hints(self.node, ids)
 
     def _hint_received(self, ids: set[int] | None) -> None:
         """Poll the streams of a hint. Runs on the listener's thread."""
@@ -633,6 +633,7 @@ class PostgresStore(QueuedStore):
         schema = self._settings.schema
 
         def read(found: tuple[int, float] | Refusal) -> NodeStats:
+            others = self._background.other_nodes
             counters = [committer.counters for committer in self._committers]
             dead, age = (None, None) if isinstance(found, Refusal) else found
             return NodeStats(
@@ -646,6 +647,7 @@ class PostgresStore(QueuedStore):
                 late,
                 dead,
                 age,
+                None if others is None else others + 1,
             )
 
         asked: Deferred[Any] = self._in_session(partial(_database_state, schema))

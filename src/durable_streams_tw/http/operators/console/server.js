@@ -17,6 +17,7 @@ const COMMIT_COUNT = "commit_seconds_count";
 const BUILD = "build_info";
 const START = "process_start_time_seconds";
 const LMDB = "lmdb_used_bytes";
+const NODES = "database_nodes";
 const UNSHOWN = /_sum$|_bucket$|_created$|_info$|^process_(virtual_memory_bytes|max_fds)$/;
 
 const PICTURES = [
@@ -151,7 +152,9 @@ function about(now) {
   const rows = [];
   // A store in memory has no commits, and only one on disk has figures of LMDB.
   const durable = COMMIT_COUNT in now.values;
-  rows.push(["Storage", LMDB in now.values ? "LMDB, on disk" : durable ? "PostgreSQL" : "memory: lost at exit"]);
+  const nodes = now.values[NODES];
+  const database = nodes ? `PostgreSQL, ${nodes} ${nodes === 1 ? "node" : "nodes"}` : "PostgreSQL";
+  rows.push(["Storage", LMDB in now.values ? "LMDB, on disk" : durable ? database : "memory: lost at exit"]);
   for (const [name, labels] of Object.entries(now.labels))
     for (const [key, value] of Object.entries(labels)) rows.push([name === BUILD ? key : `${name} ${key}`, value]);
   rows.push(["Processes", now.workers.length ? `${now.workers.length}: ${now.workers.join(", ")}` : "1"]);
