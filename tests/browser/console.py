@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 from http.client import HTTPConnection
 
 from axe_playwright_python.sync_playwright import Axe
@@ -250,6 +251,8 @@ class ConsoleTests(ConsoleTestCase):
         """A list of many streams is searched, sorted, shown as a tree, and refreshes itself."""
         with self.serve() as server:
             for number in range(250):
+                # Append times are in milliseconds, and the last stream must have the latest.
+                time.sleep(0.002 if number == 249 else 0)
                 self.put(server.port, f"s/{number:03}/x", "text/plain", b"x" * (number % 100))
             page = self.console(server.port)
             listed = page.locator("#streams button")
