@@ -19,7 +19,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +39,8 @@ LONG_POLL_SECONDS = 2
 # Time limit of the suite's long-poll tests, to which the suite adds a second.
 LONG_POLL_TEST_MS = 10_000
 STEP_SECONDS = 300
+# Runs at the same time. Each one mostly waits, and uses half a core.
+PARALLEL = min(2, os.cpu_count() or 1)
 # On PostgreSQL, HAProxy sends each request to the other one of two nodes.
 STORES = ("memory", "lmdb", "postgres")
 # Options that select the HTTP/1.1 server.
@@ -46,11 +49,16 @@ SERVERS = {"fast": [], "klein": ["--no-fast-channel"]}
 
 @dataclass
 class Tally:
-    """Numbers of passed and excluded tests, and faults."""
+    """Numbers of passed and excluded tests, faults, and what the tests have printed."""
 
     passed: int = 0
     excluded: int = 0
     faults: list[str] = field(default_factory=list)
+    printed: str = ""
+
+    def print(self, text: str) -> None:
+        """Keep a text: parallel tests must not print in turns."""
+        self.printed += f"{text}\n"
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
@@ -59,7 +67,7 @@ class Tally:
             yield
         except (ServiceFault, subprocess.TimeoutExpired) as fault:
             self.faults.append(f"{what}: {fault}")
-            print(f"{what}: {fault}", flush=True)
+            self.print(f"{what}: {fault}")
 
 
 def node_is_missing() -> str | None:
@@ -84,11 +92,23 @@ def install_packages() -> None:
     stamp.write_text(lock)
 
 
-def step(name: str, command: list[str], cwd: Path, variables: Mapping[str, str]) -> int:
+def step(
+    tally: Tally, name: str, command: list[str], cwd: Path, variables: Mapping[str, str]
+) -> int:
     """Run a command with additional environment variables; return its exit status."""
-    print(f"--- {name}", flush=True)
     environment = {**os.environ, **variables, "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, timeout=STEP_SECONDS).returncode
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        timeout=STEP_SECONDS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    tally.print(f"--- {name}\n{done.stdout}")
+    return done.returncode
 
 
 def run_suite(tally: Tally, store: str, address: str, scratch: Path) -> None:
@@ -102,7 +122,7 @@ def run_suite(tally: Tally, store: str, address: str, scratch: Path) -> None:
         "CONFORMANCE_URL": address,
         "CONFORMANCE_LONG_POLL_MS": str(LONG_POLL_TEST_MS),
     }
-    code = step(f"public suite, {store}", vitest, HERE, variables)
+    code = step(tally, f"public suite, {store}", vitest, HERE, variables)
     if not report.exists():
         tally.faults.append(f"public suite, {store}: no report, exit code {code}")
         return
@@ -113,15 +133,15 @@ def run_suite(tally: Tally, store: str, address: str, scratch: Path) -> None:
     if code != 0 and not verdict.faults:
         tally.faults.append(f"public suite, {store}: exit code {code} without a failed test")
     left_out = ", ".join(f"{n} of {name!r}" for name, n in verdict.excluded.items())
-    print(f"public suite, {store}: {verdict.passed} passed, {len(verdict.faults)} faults")
-    print(f"public suite, {store}: left out by name: {left_out or 'nothing'}", flush=True)
+    tally.print(f"public suite, {store}: {verdict.passed} passed, {len(verdict.faults)} faults")
+    tally.print(f"public suite, {store}: left out by name: {left_out or 'nothing'}")
 
 
 def run_client(
     tally: Tally, what: str, command: list[str], cwd: Path, more: dict[str, str]
 ) -> None:
     """Run a script of clients/. It counts as one test and prints its errors."""
-    if step(what, command, cwd, more) == 0:
+    if step(tally, what, command, cwd, more) == 0:
         tally.passed += 1
     else:
         tally.faults.append(what)
@@ -194,8 +214,23 @@ def run_store(tally: Tally, store: str, server: str, workers: int = 1) -> None:
             tally.faults.append(f"{what}: {count} deadlocks")
         if len(tally.faults) > before:
             for log in scratch.glob("*.log"):
-                print(f"--- the end of {log.name}, {what}")
-                print("\n".join(log.read_text(errors="replace").splitlines()[-80:]), flush=True)
+                tally.print(f"--- the end of {log.name}, {what}")
+                tally.print("\n".join(log.read_text(errors="replace").splitlines()[-80:]))
+
+
+def run_given(tally: Tally, address: str) -> None:
+    """Run all tests on a running server."""
+    with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
+        run_suite(tally, "given server", address, Path(folder))
+        run_clients(tally, "given server", address, "client", Path(folder))
+
+
+def tally_of(run: Callable[[Tally], None]) -> Tally:
+    """Run tests and return their tally."""
+    tally = Tally()
+    with tally.noting("conformance"):
+        run(tally)
+    return tally
 
 
 def main() -> int:
@@ -211,22 +246,27 @@ def main() -> int:
         print(sentence)
         return NO_NODE
     install_packages()
-    tally = Tally()
+    runs: list[Callable[[Tally], None]] = []
     if arguments.url:
-        with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
-            address = arguments.url.rstrip("/")
-            run_suite(tally, "given server", address, Path(folder))
-            run_clients(tally, "given server", address, "client", Path(folder))
+        runs.append(partial(run_given, address=arguments.url.rstrip("/")))
     else:
         for store in arguments.store or STORES:
             if store == "postgres" and not programs() and not os.environ.get("CI"):
                 print("public suite, postgres: skipped, PostgreSQL is not installed")
                 continue
             for server in arguments.server or (SERVERS if store != "postgres" else ["fast"]):
-                run_store(tally, store, server, arguments.workers or 1)
+                workers = arguments.workers or 1
+                runs.append(partial(run_store, store=store, server=server, workers=workers))
         if not (arguments.store or arguments.server or arguments.workers):
-            run_store(tally, "lmdb", "fast", workers=3)
-            run_chat(tally)
+            runs.append(partial(run_store, store="lmdb", server="fast", workers=3))
+            runs.append(run_chat)
+    tally = Tally()
+    with ThreadPoolExecutor(PARALLEL) as threads:
+        for one in threads.map(tally_of, runs):
+            print(one.printed, flush=True)
+            tally.passed += one.passed
+            tally.excluded += one.excluded
+            tally.faults += one.faults
     for fault in tally.faults:
         print(f"FAULT {fault}")
     sums = f"{tally.passed} passed, {len(tally.faults)} failed, {tally.excluded} skipped"
