@@ -15,8 +15,9 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.http.epoll import nested_poll
-from durable_streams_tw.service import ports
-from durable_streams_tw.service.ports import PortAnnouncer, Ports
+from durable_streams_tw.service import port_announcer
+from durable_streams_tw.service.port_announcer import PortAnnouncer
+from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.startup import CannotStart
 from tests.http.server_fixture import Client, ServerFixture
 
@@ -211,5 +212,5 @@ class PortsTests(SynchronousTestCase):
             (IPv4Address("TCP", "192.0.2.1", 80), "http://192.0.2.1:80/v1/stream/"),
             (IPv6Address("TCP", "::1", 4437), "http://[::1]:4437/v1/stream/"),
         ):
-            self.assertEqual(ports._url("http", address, "v1/stream/"), url)
-        self.assertIn("x.sock", ports._url("http", UNIXAddress("x.sock"), "v1/stream/"))
+            self.assertEqual(port_announcer._url("http", address, "v1/stream/"), url)
+        self.assertIn("x.sock", port_announcer._url("http", UNIXAddress("x.sock"), "v1/stream/"))

@@ -87,14 +87,6 @@ def assemble(
     return Assembly(streams, site, stats, tracing, not checkers)
 
 
-def storage_name(configuration: Configuration) -> str:
-    """Return where streams are stored, for the log."""
-    if configuration["database"] is not None:
-        return "PostgreSQL"
-    directory: str | None = configuration["data-dir"]
-    return directory or "memory (lost at exit: use --data-dir to keep streams)"
-
-
 def within_file_limit(settings: Settings, *, quiet: bool = False) -> Settings:
     """Return the settings with no more connections than there may be open files.
 

@@ -16,8 +16,7 @@ from twisted.logger import (
 from twisted.python.logfile import LogFile
 
 from durable_streams_tw.service.configuration import Configuration
-from durable_streams_tw.telemetry import access_log
-from durable_streams_tw.telemetry.logs import JSONLog, open_json_log
+from durable_streams_tw.telemetry.logs import ACCESS_LOG, JSONLog, open_json_log
 
 #: Namespaces of Twisted's own events, of which only warnings and errors are of use to operators.
 _TWISTED: Final = ("twisted", "log_legacy")
@@ -59,6 +58,6 @@ def filtered(configuration: Configuration, observer: ILogObserver) -> ILogObserv
     by_level = LogLevelFilterPredicate(defaultLogLevel=level)
     for namespace in _TWISTED:
         by_level.setLogLevelForNamespace(namespace, max(level, LogLevel.warn))
-    by_level.setLogLevelForNamespace(access_log.__name__, LogLevel.info)
+    by_level.setLogLevelForNamespace(ACCESS_LOG, LogLevel.info)
     made: ILogObserver = FilteringLogObserver(observer, [by_level])
     return made

@@ -6,18 +6,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import MultiService
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from durable_streams_tw import clocks
-from durable_streams_tw.service.assembly import assemble, storage_name
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
-from durable_streams_tw.service.listening import tls_endpoints
 from durable_streams_tw.service.log_output import twistd_log
-from durable_streams_tw.service.ports import PortAnnouncer, Ports
-from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.startup import ServiceGroup, StderrReporter
-from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from durable_streams_tw.service.twistd_options import Options
 
 __all__ = ["Options", "build_service", "makeService"]
@@ -56,26 +50,11 @@ def build_service(
 
     # First of all: later calls would mix two clocks in one reactor.
     clocks.make_monotonic(reactor)
+    # Imported here: the supervisor starts fast, because it imports nothing of the HTTP server.
     if configuration["workers"] > 1:
-        # Imported here: a server of one process does not need it.
         from durable_streams_tw.service.workers.supervisor import build_supervisor
 
         return build_supervisor(configuration, reporter, reactor, greet, reopen_log)
-    made = assemble(configuration, reactor, configuration.settings)
-    service = ServiceGroup(reporter.report, reporter.close)
-    announcer = PortAnnouncer(
-        configuration["root"],
-        greet,
-        storage=storage_name(configuration),
-        open_to_all=made.open_to_all,
-    )
-    ports = Ports(endpoints, made.site, made.streams, reactor, announcer)
-    supervision = SystemdNotifier.of(reactor)
-    reloading = ReloadService(tls_endpoints(endpoints), reactor, supervision, reopen_log)
-    if made.tracing is not None:
-        # Added before the streams, and therefore stopped after them.
-        MultiService.addService(service, made.tracing)
-    # The SIGHUP handler first: without it a SIGHUP after the port is open kills the process.
-    for part in (reloading, made.streams, ports, supervision):
-        MultiService.addService(service, part)
-    return service
+    from durable_streams_tw.service.single_process import build_single_process
+
+    return build_single_process(configuration, endpoints, reporter, reactor, greet, reopen_log)

@@ -22,7 +22,6 @@ from twisted.python.components import Componentized
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.service import process_tuning
-from durable_streams_tw.service.preload import preload
 from durable_streams_tw.storage.errors import StoreUnusable
 
 T = TypeVar("T")
@@ -59,7 +58,6 @@ class ServiceGroup(MultiService):
 
     def startService(self) -> None:
         """Start all services. Raises `CannotStart`."""
-        preload()
         process_tuning.tune()
         with self._reporting_errors():
             MultiService.startService(self)

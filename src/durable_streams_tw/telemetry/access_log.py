@@ -10,6 +10,7 @@ from twisted.web.server import Request as WebRequest
 
 from durable_streams_tw.http.handlers.streams import RequestHandler
 from durable_streams_tw.http.messages import Request, Response, StreamedBody
+from durable_streams_tw.telemetry.logs import ACCESS_LOG
 from durable_streams_tw.telemetry.observing_handler import Finish, ObservingHandler
 
 #: Text of the log; the names are the keys of a JSON log.
@@ -25,7 +26,7 @@ class AccessLog:
     With ``trust_proxy`` the client is the last entry of X-Forwarded-For.
     """
 
-    _log = Logger()
+    _log = Logger(ACCESS_LOG)
 
     def __init__(self, seconds: Callable[[], float], *, trust_proxy: bool) -> None:
         self._seconds = seconds

@@ -23,6 +23,9 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+#: Namespace of the events of the access log, whose module imports the HTTP server.
+ACCESS_LOG: Final = "durable_streams_tw.telemetry.access_log"
+
 #: Maximum length of a text and of a traceback in an event, in characters.
 _LONGEST: Final = 2_000
 _LONGEST_TRACE: Final = 20_000

@@ -22,7 +22,8 @@ from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.assembly import assemble, within_file_limit
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.listening import endpoints, tls_endpoints
-from durable_streams_tw.service.ports import Ports, why_not_open
+from durable_streams_tw.service.port_announcer import why_not_open
+from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.reload import reload_certificates
 from durable_streams_tw.service.sources import command_line
 from durable_streams_tw.service.startup import CannotStart

@@ -24,10 +24,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.concurrency import stop_all
-from durable_streams_tw.service.assembly import storage_name
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
-from durable_streams_tw.service.ports import PortAnnouncer, why_not_open
+from durable_streams_tw.service.port_announcer import PortAnnouncer, storage_name, why_not_open
 from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter

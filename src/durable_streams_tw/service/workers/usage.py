@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from durable_streams_tw.auth.rate_limits import RateLimiter
-from durable_streams_tw.http.connection_limiter import ConnectionLimiter
 from durable_streams_tw.service.workers.messages import OtherUsage, OwnUsage
+
+if TYPE_CHECKING:
+    # The supervisor needs neither.
+    from durable_streams_tw.auth.rate_limits import RateLimiter
+    from durable_streams_tw.http.connection_limiter import ConnectionLimiter
 
 
 class UsageReporter:
