@@ -17,7 +17,7 @@ from tests.service.black_box import PATIENCE, ROOT, Foreground
 from tests.service.test_twistd import TwistdTestCase
 
 _WORKER = re.compile(
-    r"(owner|template|(?:front|node)-\d+) (?:serves )?\(process (\d+)\)(?! was| exited)"
+    r"(owner|template|(?:front|node)-\d+) (?:serves )?\(process (\d+)\)(?! was| exited| has)"
 )
 
 

@@ -27,6 +27,11 @@ MAX_RESTART_PAUSE: Final = 30.0
 FRONT_STOP: Final = 10.0
 OWNER_STOP: Final = 30.0
 
+#: Period in which each worker tells the supervisor that it runs, and number of periods without a
+#: message after which a worker hangs and is killed. A worker that opens the store may take longer.
+HEARTBEAT_PERIOD: Final = 1.0
+MAX_SILENCE: Final = 30
+
 #: Period in which each worker reports its metrics.
 METRICS_PERIOD: Final = 1.0
 

@@ -133,6 +133,10 @@ class SamplesRequest(Struct, frozen=True, tag=15, array_like=True):
     number: int
 
 
+class Heartbeat(Struct, frozen=True, tag=17, array_like=True):
+    """Message that a worker runs: one when it has read its assignment, and more once it serves."""
+
+
 class OwnUsage(Struct, frozen=True, tag=16, array_like=True):
     """Use of shared limits by a front: see `OtherUsage`."""
 
@@ -143,7 +147,15 @@ class OwnUsage(Struct, frozen=True, tag=16, array_like=True):
 
 ToWorker = Assignment | OwnerReady | Reload | Stop | OtherUsage | AllSamples | WebhookErrors
 ToSupervisor = (
-    Started | Ready | Failed | LogRecord | Reloaded | OwnSamples | SamplesRequest | OwnUsage
+    Started
+    | Ready
+    | Failed
+    | LogRecord
+    | Reloaded
+    | OwnSamples
+    | SamplesRequest
+    | OwnUsage
+    | Heartbeat
 )
 
 encode: Final = msgspec.msgpack.Encoder().encode

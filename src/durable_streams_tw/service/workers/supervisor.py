@@ -32,8 +32,11 @@ from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from durable_streams_tw.service.workers import messages
+from durable_streams_tw.service.workers.hang_detector import HangDetector
 from durable_streams_tw.service.workers.limits import (
     FRONT_STOP,
+    HEARTBEAT_PERIOD,
+    MAX_SILENCE,
     MAX_SOCKET_DIRECTORY,
     OWNER_STOP,
 )
@@ -111,6 +114,7 @@ class Supervisor(Service):
         self._backoffs: dict[str, RestartBackoff] = {}
         self._restarts: dict[str, IDelayedCall] = {}
         self._reloads: dict[WorkerProcess, Deferred[None]] = {}
+        self._hangs: HangDetector[WorkerProcess] = HangDetector(reactor, self._kill_hung)
         self._usage = UsageTotals()
         # Errors that the owner has reported.
         self._errors: dict[str, str] = {}
@@ -174,6 +178,7 @@ class Supervisor(Service):
         if self.running:
             for one in located:
                 self._announcer.announce(*one)
+            self._hangs.start()
             self._prepare_spare()
 
     def _names(self) -> list[str]:
@@ -206,7 +211,9 @@ class Supervisor(Service):
         )
 
     def _spawn(self) -> WorkerProcess:
-        return WorkerProcess(self._reactor, self._template, self._received, self._exited)
+        made = WorkerProcess(self._reactor, self._template, self._received, self._exited)
+        self._hangs.expect(made)
+        return made
 
     def _prepare_spare(self) -> None:
         """Fork a process that can replace a worker while a new template imports its modules."""
@@ -237,7 +244,15 @@ class Supervisor(Service):
 
     def _received(self, worker: WorkerProcess, message: messages.ToSupervisor) -> None:
         name = worker.name
-        if isinstance(message, messages.OwnSamples):
+        if isinstance(message, messages.Started):
+            if name == SPARE:
+                self._hangs.ignore(worker)
+        elif isinstance(message, messages.Heartbeat):
+            if worker.is_ready:
+                self._hangs.expect(worker)
+            else:
+                self._hangs.ignore(worker)
+        elif isinstance(message, messages.OwnSamples):
             worker.samples = message.samples
             if name == OWNER and message.errors != self._errors:
                 self._errors = message.errors
@@ -250,6 +265,7 @@ class Supervisor(Service):
         elif isinstance(message, messages.Reloaded):
             self._end_reload(worker)
         elif isinstance(message, messages.Ready):
+            self._hangs.expect(worker)
             if name == OWNER:
                 self._tell(dict.fromkeys(self._workers.keys() - {OWNER}, messages.OwnerReady()))
             else:
@@ -269,6 +285,7 @@ class Supervisor(Service):
 
     def _exited(self, worker: WorkerProcess, how: str) -> None:
         name = worker.name
+        self._hangs.ignore(worker)
         self._ended = add_ended(self._ended, worker.samples)
         worker.samples = ()
         self._end_reload(worker)
@@ -308,8 +325,20 @@ class Supervisor(Service):
             worker, self._spare = self._spare, None
             assert worker is not None, "one was prepared"
             self._workers[name] = worker
+            self._hangs.expect(worker)
             worker.assign(name, self._assignment(name))
         self._prepare_spare()
+
+    def _kill_hung(self, worker: WorkerProcess) -> None:
+        # Without an id, it was not forked.
+        hung = worker if worker.pid else self._template
+        self._log.error(
+            "{worker} (process {pid}) has not answered for {seconds:g} s and is killed",
+            worker=hung.name,
+            pid=hung.pid,
+            seconds=MAX_SILENCE * HEARTBEAT_PERIOD,
+        )
+        hung.kill()
 
     # -- reload ---------------------------------------------------------------------------------
 
@@ -334,6 +363,7 @@ class Supervisor(Service):
     def stopService(self) -> Deferred[None]:
         """Close the ports and stop the workers: first the fronts, then the owner."""
         Service.stopService(self)
+        self._hangs.stop()
         self._binder.close()
         for restart in self._restarts.values():
             restart.cancel()

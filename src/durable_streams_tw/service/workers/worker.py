@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.log_output import filtered
 from durable_streams_tw.service.workers import messages, roles
-from durable_streams_tw.service.workers.limits import METRICS_PERIOD
+from durable_streams_tw.service.workers.limits import HEARTBEAT_PERIOD, METRICS_PERIOD
 from durable_streams_tw.service.workers.log_relay import LogRelay
 from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.telemetry.metric_samples import Samples
@@ -39,6 +39,7 @@ class Worker:
         self._pair = pair
         self._is_ready = False
         self._reports = LoopingCall(self._report)
+        self._heartbeats = LoopingCall(lambda: self._messages.send(messages.Heartbeat()))
 
     def run(self) -> None:
         """Serve until the supervisor stops this worker."""
@@ -77,6 +78,7 @@ class Worker:
         self._is_ready = True
         self._messages.send(messages.Ready())
         self._reports.start(METRICS_PERIOD)
+        self._heartbeats.start(HEARTBEAT_PERIOD)
 
     def _failed(self, failure: Failure) -> None:
         problems = roles.problems_of(failure)
@@ -132,6 +134,7 @@ def run_worker(reactor: Any, pair: socket.socket) -> None:
     try:
         messages.write_message(pair, messages.Started(os.getpid()))
         assignment = messages.read_message(pair, messages.decode_for_worker)
+        messages.write_message(pair, messages.Heartbeat())
     except (EOFError, OSError):
         return
     end_with_parent(signal.SIGKILL)
