@@ -55,6 +55,16 @@ class CheckTests(ConfigTestCase):
         self.assertTrue(one.startswith(f"Error: {path}, line 2: max-chunk: expected a size"), one)
         self.assertTrue(two.strip().startswith(f"{path}, line 1: max-body: expected a size"), two)
 
+    def test_endpoints_and_values(self) -> None:
+        """Errors of several endpoints and of values are reported together."""
+        path = self.file("max-body = 'much'\nlisten = ['tcp:x', 'ssl:443:privateKey=none']\n")
+        result = self.run_config("check", "--config", path)
+        self.assertEqual(result.exit_code, 2)
+        value, tcp, ssl = result.stderr.splitlines()
+        self.assertIn("line 1: max-body: ", value)
+        self.assertIn("line 2: listen 'tcp:x': ", tcp)
+        self.assertIn("line 2: listen 'ssl:443:privateKey=none': ", ssl)
+
     def test_environment(self) -> None:
         """Environment variables are checked, as for the server."""
         result = self.run_config("check", DURABLE_STREAMS_PORT="x")

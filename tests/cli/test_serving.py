@@ -120,7 +120,7 @@ class DevTests(ServingTestCase):
             done = run_program("dev", "--port", port)
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         (line,) = done.stderr.splitlines()
-        self.assertIn(f"cannot listen on port {port} of 127.0.0.1: ", line)
+        self.assertIn(f"Error: Cannot listen on port {port} of 127.0.0.1: ", line)
 
 
 class RunTests(ServingTestCase):
@@ -164,6 +164,6 @@ class RunTests(ServingTestCase):
             done = run_program("run", "--port=0", "--interface=127.0.0.1", "--data-dir", data)
             self.assertEqual(done.returncode, 1, done)
             (line,) = done.stderr.splitlines()
-            self.assertIn("in use", line)
+            self.assertRegex(line, "^Error: .*in use")
             self.assertNotIn("Traceback", done.stdout)
             self.assertEqual(ask(run.port, "PUT", "a")[0], 201)

@@ -112,6 +112,20 @@ class FollowTests(SynchronousTestCase):
             seen = self.followed("application/json", live, sent, [*cuts], WHOLE)
             self.assertEqual([m for batch in seen for m in batch.messages()], sent)
 
+    def test_remaining(self) -> None:
+        """Each batch has the number of bytes of its response that have not arrived."""
+        fixture = ClientFixture(cuts=[400_000], settings=WHOLE)
+        fixture.fixture.put("s", "text/plain", b"1" * 600_000)
+
+        async def read() -> list[Batch]:
+            return [batch async for batch in fixture.stream("s").read()]
+
+        batches = fixture.finish(fixture.start(read()))
+        self.assertEqual(len(content(batches)), 600_000)
+        remaining = [batch.remaining or 0 for batch in batches]
+        self.assertIn(remaining[0], range(200_000, 250_000))
+        self.assertEqual(remaining[-1], 0)
+
     def test_another_stream_midway(self) -> None:
         """A cut response is not continued with another stream of the same URL."""
         fixture = ClientFixture(cuts=[400_000], settings=WHOLE)
@@ -358,5 +372,5 @@ class ScriptedTests(SynchronousTestCase):
 
         batches = fixture.run(read())
         self.assertEqual(content(batches), b"ab" * 100)
-        self.assertGreater(len(batches), 2)
+        self.assertGreater(len(batches), 1)
         self.assertEqual([b.up_to_date for b in batches][-2:], [False, True])

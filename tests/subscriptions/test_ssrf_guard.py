@@ -123,7 +123,8 @@ class URLTests(RefusalTestCase):
             *("http://127.0.0.9/", "http://127.0.0.1:65535", "https://localhost/"),
             "http://app.localhost/",
         ):
-            self.assertRejected(url)
+            with self.assertRaisesRegex(Refused, "--allow-local-webhooks"):
+                target_of(url, False)
             self.assertTrue(target_of(url, True).local)
         for url in (
             *("http://10.0.0.1/hook", "http://169.254.169.254/", "http://127.1/"),

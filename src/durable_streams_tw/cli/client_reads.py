@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, FirstError, ensureDeferred, g
 from durable_streams_tw.cli.client_options import client_command, with_scheme
 from durable_streams_tw.cli.client_run import Output, OutputClosed, installed_reactor
 from durable_streams_tw.cli.operators import Operators, is_pattern
+from durable_streams_tw.cli.progress import ReadProgress
 from durable_streams_tw.client import StreamClient
 from durable_streams_tw.client.errors import Rejected, about
 from durable_streams_tw.client.follow import Batch, Live
@@ -66,15 +67,18 @@ async def read(
     for name, stream in streams:
         left = limit
         start = _load_offset(offset_file) or offset if offset_file is not None else offset
-        async for batch in stream.read(start):
-            with about(stream.url):
-                cut, used = first_items(batch, left)
-                printer.show(name, cut)
-            _store_offset(offset_file, batch)
-            if left is not None:
-                left -= used
-                if not left:
-                    break
+        with ReadProgress() as progress:
+            async for batch in stream.read(start):
+                with about(stream.url):
+                    cut, used = first_items(batch, left)
+                    printer.show(name, cut)
+                _store_offset(offset_file, batch)
+                if left is None:
+                    progress.update(len(batch.data), batch.remaining)
+                else:
+                    left -= used
+                    if not left:
+                        break
 
 
 @client_command("forever")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,28 +24,43 @@ def config() -> None:
     """
 
 
-@config.command(cls=SettingsCommand)
+class CheckCommand(SettingsCommand):
+    """Command that finds all errors of the settings, of endpoints and token files too."""
+
+    def load(self, values: Mapping[str, Any], file: str | None) -> Configuration:
+        """Return the settings. Raises `ConfigurationError` with the errors of their uses too."""
+        # Imported here: importing Twisted is slow.
+        from durable_streams_tw.service.auth_checkers import checkers
+        from durable_streams_tw.service.database import database_settings
+        from durable_streams_tw.service.listening import endpoints
+
+        problems: list[str] = []
+        try:
+            configuration = super().load(values, file)
+        except ConfigurationError as error:
+            problems += error.problems
+            if error.partial is None:
+                raise
+            configuration = error.partial
+        uses: list[Callable[[Configuration], object]] = [endpoints, database_settings]
+        if configuration["auth"]:
+            uses.append(checkers)
+        for use in uses:
+            try:
+                use(configuration)
+            except ConfigurationError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigurationError(problems)
+        return configuration
+
+
+@config.command(cls=CheckCommand)
 def check(configuration: Configuration) -> None:
     """Check whether `run` would accept these settings.
 
     Opens no port and writes no file. Exit status: 0 valid, 2 invalid.
     """
-    # Imported here: importing Twisted is slow.
-    from durable_streams_tw.service.auth_checkers import checkers
-    from durable_streams_tw.service.database import database_settings
-    from durable_streams_tw.service.listening import endpoints
-
-    problems: list[str] = []
-    uses: list[Callable[[Configuration], object]] = [endpoints, database_settings]
-    if configuration["auth"]:
-        uses.append(checkers)
-    for use in uses:
-        try:
-            use(configuration)
-        except ConfigurationError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigurationError(problems)
     click.echo("The settings are valid.")
 
 

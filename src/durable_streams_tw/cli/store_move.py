@@ -7,7 +7,7 @@ import json
 import click
 
 from durable_streams_tw.cli.store_options import with_json
-from durable_streams_tw.cli.store_tasks import run_task, size
+from durable_streams_tw.cli.store_tasks import counted, run_task, size
 from durable_streams_tw.service.settings_table import SETTINGS
 
 _SCHEMA = SETTINGS["database-schema"]
@@ -44,6 +44,6 @@ def move(source: str, destination: str, schema: str, as_json: bool) -> None:
         click.echo(json.dumps(done, indent=2))
         return
     click.echo(
-        f"Moved and compared {done['streams']:,} streams ({size(done['bytes'])}) and "
-        f"{done['subscriptions']:,} subscriptions."
+        f"Moved and compared {counted(done['streams'], 'stream')} ({size(done['bytes'])}) and "
+        f"{counted(done['subscriptions'], 'subscription')}."
     )

@@ -174,6 +174,11 @@ def amount(what: str, done: int, of: int) -> str:
     return f"{done:,} of about {max(done, of):,} records"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun, such as ``1 stream`` or ``1,024 streams``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def size(number: int, byte: str = "bytes", grouping: str = ",") -> str:
     """Return a number of bytes in readable form, such as ``69.4 MiB``.
 

@@ -52,6 +52,7 @@ class Batch(Struct, frozen=True):
     ``data`` is encoded as in the protocol: an array in JSON mode. ``offset`` is the offset from
     which a later read continues, None before the end of a response. ``up_to_date`` is true if the
     batch ended at the tail when the server sent it, ``closed`` if no more bytes will follow.
+    ``remaining`` is the number of bytes of the response that have not arrived, None if unknown.
     """
 
     content_type: str
@@ -59,6 +60,7 @@ class Batch(Struct, frozen=True):
     offset: str | None
     up_to_date: bool
     closed: bool
+    remaining: int | None = None
 
     @property
     def is_json(self) -> bool:
@@ -152,14 +154,17 @@ class _Reading:
             end = _read(Answer(response.status, response.header, b""), self._content_type)
             self._same_stream()
             cutter = _cutter(end.content_type, self._told)
+            remaining = response.length
             while (piece := await inflow.take()) is not None:
                 data, count = cutter.feed(piece)
+                if remaining is not None:
+                    remaining -= len(piece)
                 if count:
                     self._told += count
-                    yield Batch(end.content_type, data, None, False, False)
+                    yield Batch(end.content_type, data, None, False, False, remaining)
             data = cutter.finish()
             self._told = 0
-            yield replace(end, data=data)
+            yield replace(end, data=data, remaining=remaining)
         finally:
             inflow.close()
 

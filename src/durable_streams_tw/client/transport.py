@@ -152,11 +152,15 @@ class Inflow(Protocol):
 
 
 class Response(Struct, frozen=True):
-    """Response with a streamed body. ``header`` has lower-case names."""
+    """Response with a streamed body. ``header`` has lower-case names.
+
+    ``length`` is the size of the body in bytes, None if unknown.
+    """
 
     status: int
     header: dict[str, str]
     body: Inflow
+    length: int | None
 
 
 class Wire:
@@ -246,7 +250,8 @@ class Wire:
             name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
             for name, values in response.headers.getAllRawHeaders()
         }
-        return Response(response.code, fields, inflow)
+        length = response.length if isinstance(response.length, int) else None
+        return Response(response.code, fields, inflow, length)
 
 
 class _Late(Exception):

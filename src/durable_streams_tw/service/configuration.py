@@ -23,10 +23,14 @@ _STORES: Final = ("data-dir", "database")
 
 
 class ConfigurationError(Exception):
-    """The settings are invalid. ``problems`` has one message for each error."""
+    """The settings are invalid. ``problems`` has one message for each error.
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    ``partial`` has the other settings, and defaults instead of invalid values.
+    """
+
+    def __init__(self, problems: Iterable[str], partial: Configuration | None = None) -> None:
         self.problems = tuple(problems)
+        self.partial = partial
         super().__init__("\n".join(self.problems))
 
 
@@ -50,12 +54,14 @@ class Configuration:
                 except InvalidValue as bad:
                     got = setting.redact(text)
                     problems.append(f"{self._label(name)}: {bad}, got {got!r}")
+            if not values and setting.kind != "list":
+                values = [*map(setting.parse, setting.defaults)]
             single = values[0] if values else None
             self._values[name] = tuple(values) if setting.kind == "list" else single
         if not problems:
             problems += self._combination_errors()
         if problems:
-            raise ConfigurationError(problems)
+            raise ConfigurationError(problems, self)
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a setting: a tuple for a list, None if it has no value."""

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.service import proxy_protocol
 from durable_streams_tw.service.certificates import KIND, TLSEndpoint
-from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.limits import ACCEPT_BACKLOG
 
 _BACKLOGGED: Final = ("tcp:", "ssl:", "unix:")
@@ -67,14 +67,16 @@ def endpoints(configuration: Configuration, reactor: Any = None) -> list[IStream
         from twisted.internet import reactor
 
     found: list[IStreamServerEndpoint] = []
+    problems: list[str] = []
     if not configuration["listen"] and not configuration["interface"] and _has_ipv6():
         return [DualStackEndpoint(reactor, configuration["port"])]
     for text in configuration["listen"] or (_tcp(configuration),):
         try:
-            found.append(_endpoint(reactor, text))
-        except Exception as error:
-            name = "listen" if configuration["listen"] else "interface"
-            raise configuration.error(name, _why(error, text), text) from error
+            found.append(_configured(configuration, reactor, text))
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
     return found
 
 
@@ -82,6 +84,15 @@ def tls_endpoints(listening: Iterable[IStreamServerEndpoint]) -> list[TLSEndpoin
     """Return the endpoints with a certificate that can be reloaded."""
     inner = map(proxy_protocol.without_proxy, listening)
     return [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
+
+
+def _configured(configuration: Configuration, reactor: Any, text: str) -> IStreamServerEndpoint:
+    """Return the endpoint of a setting. Raises `ConfigurationError`."""
+    try:
+        return _endpoint(reactor, text)
+    except Exception as error:
+        name = "listen" if configuration["listen"] else "interface"
+        raise configuration.error(name, _why(error, text), text) from error
 
 
 def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:

@@ -41,7 +41,9 @@ def serve(
     written = stream_log(configuration, sys.stdout if greet is None else sys.stderr)
     observer: ILogObserver = FilteringLogObserver(written, [_not_reported])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
-    service = build_service(configuration, listening, StderrReporter(keep=False), greet)
+    service = build_service(
+        configuration, listening, StderrReporter(keep=False, line=_error_line), greet
+    )
     try:
         service.privilegedStartService()
         service.startService()
@@ -56,6 +58,11 @@ def serve(
     running.addSystemEventTrigger("before", "shutdown", stop)
     running.run()
     return 0
+
+
+def _error_line(message: str) -> str:
+    """Return a startup error in the form of other errors of the command line."""
+    return f"Error: {message[:1].upper()}{message[1:]}"
 
 
 @provider(ILogFilterPredicate)

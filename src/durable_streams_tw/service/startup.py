@@ -97,15 +97,19 @@ def _hide_traceback(
 class StderrReporter:
     """Reporter of startup errors on stderr.
 
-    ``keep`` duplicates stderr now, for a process that is about to become a daemon.
+    ``keep`` duplicates stderr now, for a process that is about to become a daemon. ``line`` makes
+    a line of a message.
     """
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(
+        self, *, keep: bool, line: Callable[[str], str] = "durable-streams: {}".format
+    ) -> None:
+        self._line = line
         self._descriptor = os.dup(2) if keep else 2
 
     def report(self, message: str) -> None:
         """Write a message to stderr."""
-        os.write(self._descriptor, f"durable-streams: {message}\n".encode())
+        os.write(self._descriptor, f"{self._line(message)}\n".encode())
 
     def close(self) -> None:
         """Close the duplicate of stderr, so that a daemon does not keep the terminal open."""

@@ -140,7 +140,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
     else:
         raise _refused("its host is not on the public Internet")
     if local and not allow_local:
-        raise _refused("its host is not on the public Internet")
+        raise _refused("its host is this machine, which needs --allow-local-webhooks")
     return local
 
 
