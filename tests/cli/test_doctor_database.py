@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 from click.testing import CliRunner
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.commands import commands
-from durable_streams_tw.cli.doctor_database import DatabaseStats, judge
+from durable_streams_tw.cli.doctor_database import DatabaseStats, judge, measure
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings, Durability
 from tests.postgres.cluster import shared_cluster
+from tests.postgres.pgbouncer import pgbouncer
 
 GOOD = DatabaseStats(
     durability=Durability(150004, True, True, "on", "", True, False),
     clock_offset=0.01,
     pooled=False,
+    mixed=False,
+    unset=("search_path",),
     synchronous=0,
     connections=100,
     free=90,
@@ -65,10 +69,16 @@ class JudgementTests(SynchronousTestCase):
         self.assertEqual(self.grade("autovacuum", dead=60_000, live=70_000), "good")
         self.assertEqual(self.grade("long snapshots", snapshot_age=3600.0), "warning")
 
-    def test_pooler_needs_a_url_for_notifications(self) -> None:
-        self.assertEqual(self.grade("pooler", pooled=True), "warning")
+    def test_pooler_of_transactions_needs_a_url_for_notifications(self) -> None:
+        self.assertEqual(self.grade("pooler", pooled=True), "good")
+        self.assertEqual(self.grade("pooler", pooled=True, mixed=True), "warning")
         direct = replace(SETTINGS, listen_url="postgresql://primary/streams")
-        self.assertEqual(self.grade("pooler", direct, pooled=True), "good")
+        self.assertEqual(self.grade("pooler", direct, pooled=True, mixed=True), "good")
+
+    def test_pooler_of_transactions_needs_settings_of_the_role(self) -> None:
+        self.assertEqual(self.grade("session settings", pooled=True, mixed=True), "bad")
+        grade = self.grade("session settings", pooled=True, mixed=True, unset=())
+        self.assertEqual(grade, "good")
 
 
 class CommandTests(SynchronousTestCase):
@@ -88,6 +98,54 @@ class CommandTests(SynchronousTestCase):
         for name in ("database", "clock", "pooler", "connections", "autovacuum"):
             self.assertEqual(checks[name]["grade"], "good", checks[name])
         self.assertEqual(checks["synchronous standbys"]["grade"], "good")
+
+    def test_pooler_of_sessions(self) -> None:
+        """PgBouncer in session mode is like the server itself."""
+        cluster = shared_cluster()
+        with pgbouncer(cluster, "session") as port:
+            url = cluster.url(cluster.create_database(), port=port)
+            checks = self.run_doctor("--database", url, "--unsafe-database")
+        self.assertEqual(checks["pooler"]["grade"], "good", checks)
+        self.assertIn("session mode", checks["pooler"]["sentence"])
+
+    def test_pooler_of_transactions(self) -> None:
+        """PgBouncer in transaction mode loses prepared statements or settings of sessions."""
+        cluster = shared_cluster()
+        with pgbouncer(cluster, "transaction") as port:
+            url = cluster.url(cluster.create_database(), port=port)
+            checks = self.run_doctor("--database", url, "--unsafe-database")
+        found = checks.get("session settings", checks["database"])
+        self.assertEqual(found["grade"], "bad", checks)
+        self.assertIn("the pooler does not keep", found["sentence"])
+
+    def test_settings_through_a_pooler_of_transactions(self) -> None:
+        """Settings of a session reach another client of PgBouncer; those of the role hold."""
+        cluster = shared_cluster()
+        name = cluster.create_database()
+        settings = replace(SETTINGS, unsafe=True)
+
+        def facts_at(port: int) -> DatabaseStats:
+            one, other = (
+                psycopg.connect(
+                    cluster.url(name, port=port), autocommit=True, prepare_threshold=None
+                )
+                for _ in range(2)
+            )
+            with one, other:
+                return measure(one, other, settings)
+
+        with pgbouncer(cluster, "transaction") as port:
+            facts = facts_at(port)
+        self.assertTrue(facts.pooled and facts.mixed)
+        self.assertIn("search_path", facts.unset)
+        for setting in (
+            f"search_path = {settings.schema}",
+            "idle_in_transaction_session_timeout = '5s'",
+            "lock_timeout = '2s'",
+        ):
+            cluster.execute(f'ALTER DATABASE "{name}" SET {setting}')
+        with pgbouncer(cluster, "transaction") as port:
+            self.assertEqual(facts_at(port).unset, ())
 
     def test_unreachable_server_is_an_error_without_the_password(self) -> None:
         url = "postgresql://streams:geheim@127.0.0.1:1/streams"

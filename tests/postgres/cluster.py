@@ -69,6 +69,12 @@ def _account() -> pwd.struct_passwd | None:
     return next(known[name] for name in _UNPRIVILEGED if name in known)
 
 
+def unprivileged_user() -> str | None:
+    """Return the user for programs that root may not run, None if the tests' own user may."""
+    account = _account()
+    return None if account is None else account.pw_name
+
+
 @cache
 def programs() -> dict[int, Path]:
     """Return the directories of ``initdb`` and ``postgres`` by version, oldest first."""

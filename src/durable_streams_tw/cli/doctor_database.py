@@ -6,6 +6,7 @@ result.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, Final, Literal
@@ -16,12 +17,14 @@ from msgspec import Struct
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.database import database_settings
 from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.limits import MAX_IDLE_TRANSACTION
 from durable_streams_tw.storage.postgres.connection import (
     DatabaseSettings,
     Durability,
     check_durability,
     connect,
 )
+from durable_streams_tw.storage.postgres.session import ROW_TIMEOUT
 
 #: Name, grade and sentence of a result.
 Check = tuple[str, Literal["good", "warning", "bad"], str]
@@ -32,6 +35,8 @@ _CLOCK: Final = 1.0
 _CONNECTIONS: Final = 7
 #: Age of a snapshot from which the updates of hot rows slow down (seconds).
 _LONG_SNAPSHOT: Final = 600
+#: Attempts to find a pooler that mixes sessions, which may by chance pass both to the same one.
+_MIX_ATTEMPTS: Final = 5
 #: Dead rows of a table that vacuum should have removed.
 _MANY_DEAD: Final = 50_000
 
@@ -40,7 +45,9 @@ class DatabaseStats(Struct, frozen=True, kw_only=True):
     """Measured values of a database.
 
     ``clock_offset`` is the time by which the database's clock is ahead (seconds). ``pooled`` tells
-    whether the connection leads through a pooler. ``synchronous`` counts connected synchronous
+    whether the connection leads through a pooler, ``mixed`` whether that one passes statements of a
+    client to sessions with settings of other clients; ``unset`` are settings that the role lacks
+    then. ``synchronous`` counts connected synchronous
     standbys, None if this role may not see them. ``free`` connections are left of ``connections``.
     ``snapshot_age`` is the age of the oldest transaction that holds a snapshot (seconds), and
     ``holder`` names it. ``dead`` and ``live`` count rows of the table of streams.
@@ -49,6 +56,8 @@ class DatabaseStats(Struct, frozen=True, kw_only=True):
     durability: Durability
     clock_offset: float
     pooled: bool
+    mixed: bool
+    unset: tuple[str, ...]
     synchronous: int | None
     connections: int
     free: int
@@ -77,6 +86,9 @@ _SNAPSHOTS: Final = b"""SELECT age, holder FROM (
   SELECT extract(epoch FROM clock_timestamp() - prepared)::float8, 'prepared transaction ' || gid
   FROM pg_prepared_xacts) AS held (age, holder) WHERE age IS NOT NULL ORDER BY age DESC LIMIT 1"""
 
+_ROLE_SETTINGS: Final = b"SELECT name, reset_val FROM pg_settings WHERE name = ANY(%s)"
+_MARK: Final = "durable_streams.doctor"
+
 _ROWS: Final = b"""SELECT n_dead_tup, n_live_tup FROM pg_stat_user_tables
 WHERE schemaname = %s AND relname = 'stream'"""
 
@@ -90,8 +102,8 @@ def run_database_checks(configuration: Configuration) -> Iterator[Check]:
         return
     assert settings is not None, "the configuration names a database"
     try:
-        with connect(settings) as connection:
-            facts = measure(connection, settings)
+        with connect(settings) as connection, connect(settings) as other:
+            facts = measure(connection, other, settings)
     except StoreUnusable as error:
         yield "database", "bad", str(error)
     except psycopg.Error as error:
@@ -100,8 +112,12 @@ def run_database_checks(configuration: Configuration) -> Iterator[Check]:
         yield from judge(facts, settings)
 
 
-def measure(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> DatabaseStats:
-    """Read the values. Raises `StoreUnusable` and `psycopg.Error`."""
+def measure(
+    connection: psycopg.Connection[Any],
+    other: psycopg.Connection[Any],
+    settings: DatabaseSettings,
+) -> DatabaseStats:
+    """Read the values through two connections. Raises `StoreUnusable` and `psycopg.Error`."""
     durability = check_durability(connection, settings)
     before = time.time()
     (row,) = connection.execute(_SERVER).fetchall()
@@ -109,12 +125,21 @@ def measure(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> 
     now = (before + time.time()) / 2
     there, process, connections, free, autovacuum, synchronous = row
     age, holder = connection.execute(_SNAPSHOTS).fetchone() or (0.0, "")
+    expected = {
+        "search_path": settings.schema,
+        "idle_in_transaction_session_timeout": str(MAX_IDLE_TRANSACTION),
+        "lock_timeout": str(ROW_TIMEOUT),
+        "statement_timeout": "0",
+    }
+    of_role = dict(connection.execute(_ROLE_SETTINGS, (list(expected),)).fetchall())
     dead, live = connection.execute(_ROWS, (settings.schema,)).fetchone() or (0, 0)
     return DatabaseStats(
         durability=durability,
         clock_offset=there - now,
         # A pooler reports a process number of its own at the start of a connection.
         pooled=connection.info.backend_pid != process,
+        mixed=_mixes_sessions(connection, other),
+        unset=tuple(name for name, value in expected.items() if of_role[name].strip('"') != value),
         synchronous=synchronous,
         connections=connections,
         free=free,
@@ -124,6 +149,20 @@ def measure(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> 
         dead=dead,
         live=live,
     )
+
+
+def _mixes_sessions(one: psycopg.Connection[Any], other: psycopg.Connection[Any]) -> bool:
+    """Return True if one connection loses a setting of its session, or another one gets it."""
+    value = secrets.token_hex(8)
+    for _ in range(_MIX_ATTEMPTS):
+        one.execute("SELECT set_config(%s, %s, false)", (_MARK, value))
+        (leaked,), (kept,) = (
+            each.execute("SELECT current_setting(%s, true) = %s", (_MARK, value)).fetchall()[0]
+            for each in (other, one)
+        )
+        if leaked or not kept:
+            return True
+    return False
 
 
 def judge(facts: DatabaseStats, settings: DatabaseSettings) -> Iterator[Check]:
@@ -147,13 +186,7 @@ def judge(facts: DatabaseStats, settings: DatabaseSettings) -> Iterator[Check]:
     else:
         sentence = "off: damaged pages are not noticed; turn them on with pg_checksums --enable"
         yield "checksums", "warning", sentence
-    if not facts.pooled:
-        yield "pooler", "good", "none: the URL leads to the server itself"
-    elif settings.listen_url is None:
-        sentence = "a pooler in transaction mode delivers no notifications: set database-listen"
-        yield "pooler", "warning", sentence
-    else:
-        yield "pooler", "good", "notifications arrive through database-listen"
+    yield from _pooler(facts, settings)
     figures = f"{facts.free} of {facts.connections} free, a node needs {_CONNECTIONS}"
     if facts.free < _CONNECTIONS:
         yield "connections", "bad", f"{figures}: raise max_connections"
@@ -171,6 +204,26 @@ def judge(facts: DatabaseStats, settings: DatabaseSettings) -> Iterator[Check]:
         yield "long snapshots", "warning", f"{sentence}: writes to many streams become slower"
     else:
         yield "long snapshots", "good", "none"
+
+
+def _pooler(facts: DatabaseStats, settings: DatabaseSettings) -> Iterator[Check]:
+    if not facts.pooled:
+        yield "pooler", "good", "none: the URL leads to the server itself"
+    elif not facts.mixed:
+        yield "pooler", "good", "in session mode"
+    elif settings.listen_url is None:
+        sentence = "a pooler in transaction mode delivers no notifications: set database-listen"
+        yield "pooler", "warning", sentence
+    else:
+        yield "pooler", "good", "notifications arrive through database-listen"
+    if not facts.mixed:
+        return
+    if facts.unset:
+        names = ", ".join(facts.unset)
+        sentence = f"the pooler does not keep them: set {names} with ALTER ROLE"
+        yield "session settings", "bad", sentence
+    else:
+        yield "session settings", "good", "those of the role"
 
 
 def _standbys(facts: DatabaseStats) -> Iterator[Check]:

@@ -45,6 +45,16 @@ _SESSION: Final = {
 }
 
 
+_UNPREPARED_ERRORS: Final = (
+    psycopg.errors.DuplicatePreparedStatement,
+    psycopg.errors.InvalidSqlStatementName,
+)
+_UNPREPARED: Final = (
+    "the pooler does not keep prepared statements: let it pool sessions, or use PgBouncer 1.21 or "
+    "later with max_prepared_statements"
+)
+
+
 class DatabaseSettings(Struct, frozen=True):
     """Database of a store, and how a node uses it.
 
@@ -128,8 +138,10 @@ def connect(settings: DatabaseSettings, url: str | None = None) -> psycopg.Conne
             "SELECT set_config('synchronous_commit', 'on', false) "
             "WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
         )
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, _UNPREPARED_ERRORS):
+            raise psycopg.OperationalError(_UNPREPARED) from error
         raise
     return connection
 

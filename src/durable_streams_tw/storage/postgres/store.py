@@ -220,7 +220,8 @@ class PostgresStore(QueuedStore):
     def open(self) -> None:
         """Connect, check the server, create or migrate the tables, and start the threads."""
         try:
-            with connect(self._settings) as connection:
+            # Two at once, because the second one finds a pooler that loses prepared statements.
+            with connect(self._settings) as connection, connect(self._settings):
                 self.durability = check_durability(connection, self._settings)
                 migrate(connection, self._settings, self._now())
                 refuse_partial_store(connection, self._settings)
