@@ -20,6 +20,8 @@ from durable_streams_tw.subscriptions.service import Subscriptions
 class Secret:
     """Row of a database with the keyring; `error` is what a read fails with."""
 
+    place = "the secret"
+
     def __init__(self) -> None:
         self.content: bytes | None = None
         self.error: Refusal | Exception | None = None
@@ -38,7 +40,6 @@ class RefreshTests(SynchronousTestCase):
         self.clock = MemoryReactorClock()
         self.secret = Secret()
         store: Any = MemoryStore(lambda: 0)
-        store.keyring = self.secret
         unused: Any = None
         self.keyring = Keyring(None, lambda: 10_000.0, self.secret)
         self.subscriptions = Subscriptions(

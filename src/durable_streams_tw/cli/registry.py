@@ -77,6 +77,9 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Other": {
         "help": Entry("help", "Show the help of a command"),
         "version": Entry("help", "Show the versions of the server, Python, Twisted and LMDB"),
+        "webhook-keys": Entry(
+            "webhook_keys", "Create a file of webhook keys, or add the next key to it"
+        ),
         "token": Entry("token", "Create a bearer token and its entry for a token file"),
         "completion": Entry("completion", "Print the completion script of a shell"),
     },

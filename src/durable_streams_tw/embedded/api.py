@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Sized
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from random import random
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -49,6 +50,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.storage.api import IRemoteStore, IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.subscriptions.key_file import KeyFile
 from durable_streams_tw.subscriptions.keyring import Keyring, OwnerKeyring
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
@@ -175,6 +177,9 @@ class DurableStreams(Service):
             max_chunk=settings.max_chunk,
             private=settings.private or bool(checkers),
         )
+        shared_keys = store.keyring
+        if settings.webhook_keys is not None:
+            shared_keys = KeyFile(Path(settings.webhook_keys), writable=False, reactor=reactor)
         # Connections of the HTTP server made last.
         self._connections: Sized = ()
         # Live reads of consoles.
@@ -186,7 +191,7 @@ class DurableStreams(Service):
             store,
             reactor,
             now=self._time.now,
-            keyring=Keyring(data_dir, wall, store.keyring)
+            keyring=Keyring(data_dir, wall, shared_keys)
             if remote is None
             else OwnerKeyring(lambda: remote.shared, wall),
             base=self._base,

@@ -47,6 +47,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         call back there.
     allow_local_webhooks
         Allow webhooks to loopback addresses, also without TLS.
+    webhook_keys
+        File with the signing keys and the secret of wake tokens, which other servers may share.
     rotate_webhook_key
         Make a new signing key at start. It signs once receivers have had time to fetch it.
     allowed_hosts
@@ -76,6 +78,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_connections_per_address: int = 0
     public_url: str | None = None
     allow_local_webhooks: bool = False
+    webhook_keys: str | None = None
     rotate_webhook_key: bool = False
     allowed_hosts: tuple[str, ...] = ()
     auth_cookie: str | None = None

@@ -130,6 +130,11 @@ class Configuration:
             self._values[far] = None
         if self["max-stored"] is not None and self["data-dir"] is None:
             problems.append(f"{self._label('max-stored')}: requires data-dir")
+        if self["rotate-webhook-key"] and self["webhook-keys"] is not None:
+            problems.append(
+                f"{self._label('rotate-webhook-key')}: cannot be combined with webhook-keys; run "
+                f"`durable-streams-server webhook-keys {self['webhook-keys']}`"
+            )
         memory = self["max-body-memory"]
         if memory is not None and memory < self["max-body"]:
             problems.append(f"{self._label('max-body-memory')}: must be at least max-body")

@@ -317,6 +317,14 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
             "URL",
         ),
         _flag("allow-local-webhooks", "allow webhook URLs on this machine, also without TLS"),
+        Setting(
+            "webhook-keys",
+            "file with the keys of webhook signatures, from the command webhook-keys (default: in "
+            "data-dir or database)",
+            parsers.file,
+            "FILE",
+            in_dev=False,
+        ),
         _flag(
             "rotate-webhook-key",
             "create a new key for webhook signatures at this start",

@@ -133,8 +133,17 @@ def endpoint(text: str) -> str:
 
 def directory(text: str) -> str:
     """Return the absolute path of a directory: a daemon changes its working directory."""
+    return _path(text, "a directory")
+
+
+def file(text: str) -> str:
+    """Return the absolute path of a file."""
+    return _path(text, "a file")
+
+
+def _path(text: str, kind: str) -> str:
     if not text:
-        raise InvalidValue("expected the path of a directory, which may not be empty")
+        raise InvalidValue(f"expected the path of {kind}, which may not be empty")
     return os.path.abspath(os.path.expanduser(text))
 
 

@@ -239,12 +239,14 @@ class Duties(Protocol):
 
 
 class KeyringStorage(Protocol):
-    """Keyring that the nodes of a store share."""
+    """Place of a keyring; ``place`` names it in messages."""
+
+    place: str
 
     def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
         """Call ``change`` with the stored bytes, None at first, and store the bytes it returns.
 
-        With None nothing is stored. Nodes that call this at the same time wait for each other.
+        With None nothing is stored. Nodes of a store wait for each other here.
         Blocks; called when the server starts. Raises `StoreUnusable`.
         """
 

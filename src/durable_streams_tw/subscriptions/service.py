@@ -83,8 +83,8 @@ class Subscriptions:
         """Open the keyring and start the scheduler. Raises `StoreUnusable`."""
         if isinstance(self.keyring, Keyring):
             self.keyring.open(self._rotate)
-        if self._store.keyring is not None:
-            self._refreshing.start(KEY_REFRESH, now=False)
+            if self.keyring.shared is not None:
+                self._refreshing.start(KEY_REFRESH, now=False)
         if self._scheduler is not None:
             self._scheduler.start()
 
@@ -95,17 +95,17 @@ class Subscriptions:
         return succeed(None) if self._scheduler is None else self._scheduler.stop()
 
     def _refresh(self) -> Deferred[None]:
-        """Use the keys of all nodes. A failure is logged and tried again at the next turn."""
-        shared = self._store.keyring
-        assert shared is not None, "only shared keys are refreshed"
-        read: Deferred[Any] = shared.read()
-        return read.addCallback(self._adopt).addErrback(
+        """Use the keys of all servers. A failure is logged and tried again at the next turn."""
+        keyring = self.keyring
+        assert isinstance(keyring, Keyring) and keyring.shared is not None, "keys are shared"
+        read: Deferred[Any] = keyring.shared.read()
+        return read.addCallback(self._adopt, keyring).addErrback(
             lambda failure: _log.failure("Could not refresh the keyring", failure)
         )
 
-    def _adopt(self, content: bytes | Refusal | None) -> None:
-        if isinstance(content, bytes) and isinstance(self.keyring, Keyring):
-            self.keyring.adopt(content)
+    def _adopt(self, content: bytes | Refusal | None, keyring: Keyring) -> None:
+        if isinstance(content, bytes):
+            keyring.adopt(content)
 
     def set_errors(self, errors: Mapping[str, str]) -> None:
         """Set the last errors of webhook calls, which another process delivers."""

@@ -27,6 +27,8 @@ ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"""
 class KeyringTable:
     """Keyring in a database, as `api.KeyringStorage` describes it. ``run`` is the store's."""
 
+    place = "the keyring in the database"
+
     def __init__(self, settings: DatabaseSettings, run: Run[Any]) -> None:
         self._settings = settings
         self._run = run

@@ -1,0 +1,116 @@
+"""File with the keyring of a server, or of several servers that share its keys."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from durable_streams_tw.concurrency import in_daemon_thread
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
+
+_log: Final = Logger()
+
+
+class KeyFile:
+    """Keyring in a private file, as `api.KeyringStorage` describes it.
+
+    A file that is not ``writable`` must exist, and is never changed. ``reactor`` is needed for
+    `read` only.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = True, reactor: Any = None) -> None:
+        self.place = str(path)
+        self._path = path
+        self._writable = writable
+        self._reactor = reactor
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Store what ``change`` returns for the stored bytes, unless it returns None."""
+        content = _read(self._path)
+        if content is None and not self._writable:
+            raise StoreUnusable(
+                f"{self.place} does not exist: create it with "
+                f"`durable-streams-server webhook-keys {self.place}`"
+            )
+        changed = change(content)
+        if changed is not None and self._writable:
+            _replace(self._path, changed)
+
+    def read(self) -> Deferred[bytes | Refusal | None]:
+        """Return the stored bytes, from a thread."""
+        return in_daemon_thread(self._reactor, self._path.read_bytes)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file atomically, readable only by its owner. Raises `StoreUnusable`."""
+    # At module level, this import would make LMDB a requirement of in-memory stores.
+    from durable_streams_tw.storage.files import persist
+
+    draft = path.with_name(path.name + ".new")
+    with store_unusable(f"could not write {path}"):
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        persist(str(path.parent))
+
+
+def _restrict(path: Path, descriptor: int) -> None:
+    """Remove the group's access to the key file, if this process is allowed to.
+
+    Group access causes only a warning, because Kubernetes gives the ``fsGroup`` access to all
+    files of a volume at each mount, and OpenShift runs each pod as another user of that group.
+    Raises `StoreUnusable` if every user of the system has access.
+    """
+    status = os.fstat(descriptor)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o007:
+        raise StoreUnusable(
+            f"{path} holds secrets, and every user can read or change it (mode {mode:04o}): "
+            f"run chmod 600 {path}, or remove the file to get new keys"
+        )
+    if mode & 0o070:
+        try:
+            os.fchmod(descriptor, mode & 0o700)
+        except OSError as error:
+            _log.warn(
+                "{path} holds secrets, and its group can read or change it (mode {mode}); it "
+                "could not be changed to 0600: {reason}",
+                path=str(path),
+                mode=f"{mode:04o}",
+                reason=error.strerror,
+            )
+        else:
+            _log.warn(
+                "{path} holds secrets, and its group could read or change it (mode {mode}): "
+                "the mode is 0600 now",
+                path=str(path),
+                mode=f"{mode:04o}",
+            )
+    elif status.st_uid not in (os.geteuid(), 0):
+        _log.warn(
+            "{path} holds secrets and belongs to another user (uid {owner})",
+            path=str(path),
+            owner=status.st_uid,
+        )
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            _restrict(path, file.fileno())
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreUnusable(f"could not read {path}: {error.strerror}") from None

@@ -1,0 +1,105 @@
+"""Command ``webhook-keys``, and servers that share its file."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from durable_streams_tw.cli.commands import commands
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.subscriptions.key_file import KeyFile
+from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.limits import KEY_OVERLAP
+from tests.subscriptions.test_keyring import verify
+
+
+class WebhookKeysTests(SynchronousTestCase):
+    """A file of keys that two servers read."""
+
+    def setUp(self) -> None:
+        self.file = Path(self.mktemp())
+        self.now = time.time()
+
+    def run_command(self) -> Result:
+        return CliRunner().invoke(commands, ["webhook-keys", str(self.file)])
+
+    def serve(self) -> Keyring:
+        """Return the keyring of a server that starts."""
+        keyring = Keyring(None, lambda: self.now, KeyFile(self.file, writable=False))
+        keyring.open()
+        return keyring
+
+    def test_key_is_rotated_for_all_servers(self) -> None:
+        """A key that the command adds is published by all servers before it signs."""
+        self.assertIn("signs", self.run_command().output)
+        one, two = self.serve(), self.serve()
+        self.assertEqual((one.kid, one.secret), (two.kid, two.secret))
+        early = one.sign(b"x")
+        added = re.search(r"(ds_\S+) signs from", self.run_command().output)
+        assert added is not None
+        one.adopt(self.file.read_bytes())
+        two.adopt(self.file.read_bytes())
+        self.assertNotIn(added[1], (one.kid, two.kid))
+        self.assertEqual(len(json.loads(two.jwks())["keys"]), 2)
+        self.now += KEY_OVERLAP + 1
+        self.assertEqual([one.kid, two.kid, self.serve().kid], 3 * [added[1]])
+        self.assertTrue(verify(b"y", one.sign(b"y"), two.jwks()))
+        self.assertTrue(verify(b"x", early, two.jwks()))
+
+    def test_key_that_does_not_sign_yet_is_not_followed_by_another(self) -> None:
+        self.run_command()
+        self.assertEqual(self.run_command().output, self.run_command().output)
+
+    def test_server_reads_the_file_and_does_not_change_it(self) -> None:
+        self.run_command()
+        self.run_command()
+        before = self.file.read_bytes()
+        self.now += 2 * KEY_OVERLAP + 1
+        self.assertEqual(len(json.loads(self.serve().jwks())["keys"]), 1)
+        self.assertEqual(self.file.read_bytes(), before)
+
+    def test_missing_file_is_an_error_that_names_the_command(self) -> None:
+        streams = DurableStreams(
+            settings=Settings(webhook_keys=str(self.file)), reactor=MemoryReactorClock()
+        )
+        error = self.assertRaises(StoreUnusable, streams.startService)
+        self.assertIn(f"webhook-keys {self.file}", str(error))
+        self.assertFalse(self.file.exists())
+
+    def test_damaged_file_is_an_error(self) -> None:
+        self.file.write_text("{")
+        self.file.chmod(0o600)
+        result = self.run_command()
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("damaged", result.output)
+
+    def test_option_that_would_change_the_file_is_refused(self) -> None:
+        options = ["--webhook-keys", str(self.file), "--rotate-webhook-key"]
+        result = CliRunner().invoke(commands, ["config", "check", *options])
+        self.assertNotEqual(result.exit_code, 0)
+        self.assertIn("durable-streams-server webhook-keys", result.output)
+
+
+class ReadTests(TestCase):
+    """Reads of the file while the server runs."""
+
+    @inlineCallbacks
+    def test_file_is_read_in_a_thread(self) -> Generator[Deferred[Any], Any, None]:
+        file = Path(self.mktemp())
+        keys = KeyFile(file, writable=False, reactor=reactor)
+        yield self.assertFailure(keys.read(), FileNotFoundError)
+        file.write_bytes(b"keys")
+        found = yield keys.read()
+        self.assertEqual(found, b"keys")
