@@ -12,7 +12,7 @@ from tests.browser.pages import url
 from tests.service.black_box import ask
 
 SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
-DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 720}
+DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 800}
 PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
 SIZES: Final = (DESKTOP, PHONE)
 
@@ -113,3 +113,31 @@ def visit_states(page: Page, port: int) -> Iterator[str]:
     page.goto(f"{console}#chat%2F42?offset=7_7")
     expect(page.locator("#stream-error")).to_be_visible()
     yield "bad offset"
+
+
+def visit_other_states(page: Page, empty: int, guarded: int, token: str) -> Iterator[str]:
+    """Bring the page into the states of an empty server and of one that needs a token.
+
+    ``empty`` and ``guarded`` are the ports of the servers; at last, the page is offline.
+    """
+    page.goto(f"{url(empty)}/-/console")
+    expect(page.locator("#list-empty")).to_be_visible()
+    yield "no streams"
+    page.goto(f"{url(guarded)}/-/console")
+    expect(page.locator("#list-error")).to_be_visible()
+    yield "without token"
+    page.locator("summary", has_text="Token").click()
+    page.get_by_label("Bearer token").fill(token)
+    page.get_by_role("button", name="Use").click()
+    page.locator("#search").fill("chat/")
+    expect(page.locator("#streams button")).to_have_count(1)
+    yield "with token"
+    page.goto(f"{url(guarded)}/-/console#chat%2F1")
+    expect(page.locator("#live-text")).to_have_text("live")
+    page.context.set_offline(True)
+    expect(page.locator("#live-text")).not_to_have_text("live")
+    yield "disconnected stream"
+    page.locator(".back:visible, .views a:visible").first.click()
+    expect(page.locator("#health-text")).to_have_text("does not respond")
+    yield "disconnected list"
+    page.context.set_offline(False)

@@ -14,7 +14,7 @@ import click
 SMALL = 4 * 1024 * 1024
 
 
-class ProgressBar:
+class Progress:
     """Bar on standard error, for transfers of more than SMALL bytes with a terminal there."""
 
     def __init__(self, label: str) -> None:
@@ -45,7 +45,7 @@ class ProgressBar:
                 self.__exit__()
 
 
-class StdinProgress(ProgressBar):
+class StdinProgress(Progress):
     """Progress bar of a large regular file at standard input."""
 
     def __init__(self, descriptor: int = 0) -> None:
@@ -60,7 +60,7 @@ class StdinProgress(ProgressBar):
         self.show(self._done, self._size)
 
 
-class ReadProgress(ProgressBar):
+class ReadProgress(Progress):
     """Progress bar of each large response, unless its data is shown on the same terminal."""
 
     def __init__(self, descriptor: int = 1) -> None:

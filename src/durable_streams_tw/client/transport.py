@@ -17,9 +17,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web._newclient import RequestNotSent
-from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.client import ResponseDone
 from twisted.web.error import SchemeNotSupported
-from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
@@ -28,6 +27,7 @@ from durable_streams_tw.client.event_loops import settled
 from durable_streams_tw.clocks import monotonic_timers, wall_clock
 from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.outgoing.cancel import cancellable
+from durable_streams_tw.outgoing.error_text import sentence
 
 #: Maximum size of a buffered response (bytes). Data of streams is read in pieces instead.
 MAX_ANSWER: Final = 16 * 1024 * 1024
@@ -273,22 +273,7 @@ def _lost(failure: BaseException | None) -> ClientError:
     if type(failure).__module__.partition(".")[0] in ("OpenSSL", "service_identity"):
         return Untrusted(f"the server's certificate cannot be trusted: {_openssl(failure)}")
     sent = not isinstance(failure, _NEVER_SENT)
-    return Unreachable(_sentence(failure), sent=sent)
-
-
-def _sentence(failure: BaseException | None) -> str:
-    if isinstance(failure, error.ConnectionRefusedError):
-        return "could not connect: connection refused"
-    if isinstance(failure, error.DNSLookupError):
-        return "could not connect: the host name has no address"
-    if isinstance(failure, error.TimeoutError):
-        return "could not connect: timed out"
-    if isinstance(failure, PotentialDataLoss):
-        return "the response has no length and may be incomplete"
-    if isinstance(failure, error.ConnectionDone | error.ConnectionLost | ResponseFailed):
-        return "the connection was lost"
-    text = str(failure)
-    return text or type(failure).__name__
+    return Unreachable(sentence(failure), sent=sent)
 
 
 def _openssl(failure: BaseException | None) -> str:

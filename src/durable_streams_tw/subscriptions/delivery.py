@@ -210,7 +210,12 @@ def callback_url(base: str, name: str) -> str:
 def _detail(error: Exception) -> str:
     if isinstance(error, Refused):
         return error.refusal.detail
-    return str(error) if isinstance(error, WebhookUnreachable) else repr(error)
+    if isinstance(error, WebhookUnreachable):
+        return str(error)
+    # Imported here: a server without webhooks starts without Twisted's HTTP client.
+    from durable_streams_tw.outgoing.error_text import sentence
+
+    return sentence(error)
 
 
 def server_of(url: str) -> str:
