@@ -1,4 +1,4 @@
-"""Page docs/limits.md, generated from the limits modules.
+"""Page docs/limits.md, generated from the comments ``#: …`` of the limits modules.
 
 ``python -m tests.limits_page`` writes it; a test compares.
 """
@@ -31,9 +31,9 @@ PACKAGES = {
 _INTRODUCTION = """\
 # Limits
 
-Every limit of the server, with its value. Limits that an operator can change name their
-[setting](configuration.md); all others are fixed. Sizes without a unit are in bytes,
-and several values of a row are in the order of its text. The page is generated from the code.
+The limits that clients and operators can meet, with their values. Limits that an operator can
+change name their [setting](configuration.md); all others are fixed. Sizes without a unit are in
+bytes, and several values of a row are in the order of its text. The code generates this page.
 """
 
 _COMMENT = re.compile(r"#: ?(.*)")
@@ -74,8 +74,10 @@ def _rows(package: str) -> list[str]:
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
             continue
         above = _comment_above(lines, node.lineno - 1)
-        # One comment may describe several limits in a row.
-        comment = above or comment
+        # One comment may describe several limits in a row. Plain comments ("# …") are those of
+        # limits that only the code needs.
+        if above or lines[node.lineno - 2].startswith("#"):
+            comment = above
         if not comment or node.value is None:
             continue
         value = _value_text(

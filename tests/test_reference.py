@@ -40,6 +40,8 @@ class ReferenceTests(SynchronousTestCase):
         self.assertEqual(limits_page.packages(), set(limits_page.PACKAGES))
         if limits_page.PAGE.read_text("utf-8") != limits_page.page():
             self.fail("docs/limits.md is outdated: run `python -m tests.limits_page`")
+        # Readers do not know the names of constants.
+        self.assertNotRegex(limits_page.page(), "`[A-Z_.]*[A-Z]_[A-Z]+`")
 
     def test_environment(self) -> None:
         """Environment variables in the manifests of docs/how-to/docker.md are settings."""

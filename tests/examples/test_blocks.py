@@ -87,7 +87,7 @@ RUN_BY = {
         "sh: pip install": _SERVERS,
     },
     "docs/how-to/reverse-proxies.md": {
-        "sh": _SERVERS,
+        "sh: twistd": _SERVERS,
         "include": "tests.proxies.through",
     },
     "docs/how-to/rotate-keys.md": {"sh": _SERVERS},
@@ -162,6 +162,7 @@ NOT_RUN = {
         "sh: kubectl": "needs a cluster",
         "sh: bench": "measures for minutes",
     },
+    "docs/how-to/reverse-proxies.md": {"sh: certbot": "needs a certificate authority"},
     "docs/how-to/systemd.md": {
         "sh": "needs root and systemd as the init process; the units are verified",
     },

@@ -43,7 +43,7 @@ MAX_KEY_WAITERS: Final = 1_000
 #: Tolerated error of an issuer's clock.
 CLOCK_SKEW: Final = 30.0
 
-#: Number of verified tokens in the cache.
+# Number of verified tokens in the cache.
 TOKEN_CACHE: Final = 16_384
 
 #: Number of clients whose rate limits are tracked.

@@ -16,15 +16,15 @@ from durable_streams_tw.protocol.limits import MIB as MIB
 #: Largest request body (``--max-body``).
 MAX_BODY: Final = 64 * MIB
 
-#: Larger bodies are validated in a thread, so that they do not block the reactor.
+# Larger bodies are validated in a thread, so that they do not block the reactor.
 INLINE_BODY: Final = 64 * KIB
 
 #: Memory for the bodies of all requests, from the first byte to the response
 #: (``--max-body-memory``). Uploads beyond it get 503.
 BODY_MEMORY: Final = 256 * MIB
 
-#: Smaller bodies are never refused to free memory for others. They also stop counting once they
-#: are complete: the store's queue bounds them from then on.
+# Smaller bodies are never refused to free memory for others. They also stop counting once they
+# are complete: the store's queue bounds them from then on.
 LARGE_BODY: Final = 64 * KIB
 
 #: Largest head of a request: request line and header fields.
@@ -75,7 +75,7 @@ LINGER_BYTES: Final = 1 * MIB
 #: Time that a stopping server waits for clients to read their responses.
 STOP_GRACE: Final = 5.0
 
-#: Interval at which a stopping server checks for idle connections.
+# Interval at which a stopping server checks for idle connections.
 STOP_CHECK: Final = 0.05
 
 #: Most connections over the limit that are sent a 429 or 503 at a time, and for how long each is
@@ -83,8 +83,8 @@ STOP_CHECK: Final = 0.05
 MAX_REJECTED: Final = 64
 REJECTED_LINGER: Final = 2.0
 
-#: With fewer open connections each response is sent at once; with more, responses are collected
-#: until the end of the reactor turn.
+# With fewer open connections each response is sent at once; with more, responses are collected
+# until the end of the reactor turn.
 DEFERRED_SEND_CONNECTIONS: Final = 8
 
 # -- HTTP/2 ----------------------------------------------------------------------------
@@ -95,23 +95,23 @@ MAX_STREAMS: Final = 100
 #: Receive window of a stream and of a connection.
 RECEIVE_WINDOW: Final = 1 * MIB
 
-#: Largest field block, as sent and as decoded (RFC 9113 §6.5.2). A head above `MAX_HEAD` gets
-#: 431; a block above this limit ends the connection.
+#: Largest field block, as sent and as decoded (RFC 9113 §6.5.2). A larger head than the
+#: largest gets 431; a block above this limit ends the connection.
 MAX_FIELD_BLOCK: Final = 64 * KIB
 
 #: Most frames of one field block.
 MAX_CONTINUATIONS: Final = 16
 
-#: Decoded field blocks that a connection caches.
+# Decoded field blocks that a connection caches.
 REMEMBERED_HEADS: Final = 8
 
-#: Frames of one connection that are processed before others get their turn.
+# Frames of one connection that are processed before others get their turn.
 FRAMES_PER_TURN: Final = 128
 
-#: Frames that a request counts for, since it is executed too.
+# Frames that a request counts for, since it is executed too.
 REQUEST_COST: Final = 9
 
-#: Frames that a reset counts for: a request that is reset at once costs as much as another.
+# Frames that a reset counts for: a request that is reset at once costs as much as another.
 RESET_COST: Final = 24
 
 #: Most entries of one SETTINGS frame. Seven are defined.
@@ -123,11 +123,11 @@ MAX_UNSENT: Final = 4 * MIB
 #: Most concurrent catch-up reads of one connection.
 MAX_CATCH_UPS: Final = 4
 
-#: Unsent bytes of one streamed body above which its producer is paused.
+# Unsent bytes of one streamed body above which its producer is paused.
 UNSENT_HIGH: Final = 64 * KIB
 
-#: Least bytes per second, over `SEND_TIMEOUT`, at which a client must open the window of a
-#: response. The speed of a modem of 1985.
+#: Least bytes per second at which a client must open the window of a response, over the time that
+#: it may leave one unread. The speed of a modem of 1985.
 SEND_RATE: Final = 240
 
 #: Streams that a client may reset at once and per second (CVE-2023-44487). Streams that the server
@@ -136,11 +136,11 @@ RESET_BURST: Final = 400
 RESET_RATE: Final = 33.0
 
 #: The same for frames without payload for a request: SETTINGS, PING, PRIORITY, empty DATA,
-#: unknown types, and windows so small that DATA leaves in pieces below `SMALL_PIECE`.
+#: unknown types, and windows so small that DATA leaves in pieces below 1 KiB.
 IDLE_FRAME_BURST: Final = 1_000
 IDLE_FRAME_RATE: Final = 33.0
 
-#: A DATA frame that a window has cut below this size counts as an idle frame.
+# A DATA frame that a window has cut below this size counts as an idle frame.
 SMALL_PIECE: Final = 1 * KIB
 
 # -- responses -------------------------------------------------------------------------
@@ -148,21 +148,21 @@ SMALL_PIECE: Final = 1 * KIB
 #: Smaller responses are not compressed.
 MIN_GZIP: Final = 1 * KIB
 
-#: Larger responses are compressed in a thread.
+# Larger responses are compressed in a thread.
 INLINE_GZIP: Final = 16 * KIB
 
 #: Memory for bytes that clients have not read, over all connections (``--max-unread-memory``).
 #: Beyond it the connections that hold most are closed.
 UNREAD_MEMORY: Final = 256 * MIB
 
-#: Unsent bytes in the transport at which its producer is paused.
+# Unsent bytes in the transport at which its producer is paused.
 READER_BUFFER: Final = 16 * KIB
 
 #: Bytes of one read through the embedding API, about, if neither the call nor ``--max-chunk``
 #: sets them.
 MAX_CHUNK: Final = 1 * MIB
 
-#: Threads that validate large JSON bodies and compress large responses.
+# Threads that validate large JSON bodies and compress large responses.
 WORK_THREADS: Final = 4
 
 # -- operators -------------------------------------------------------------------------

@@ -24,17 +24,17 @@ LONG_POLL_TIMEOUT: Final = 30.0
 #: (``--sse-reconnect-interval``, PROTOCOL.md §10.2).
 SSE_RECONNECT_INTERVAL: Final = 60.0
 
-#: Lifetime of a connection: a random fraction of that interval from ``1 - SSE_LIFETIME_SPREAD``
-#: to 1, in ``SSE_LIFETIMES`` steps. Without it, connections that began together would always
-#: reconnect together.
+#: Largest share of that interval by which a connection ends earlier, at random, and number of
+#: different lifetimes. Without it, connections that began together would always reconnect
+#: together.
 SSE_LIFETIME_SPREAD: Final = 0.2
 SSE_LIFETIMES: Final = 16
 
 #: Idle time after which an SSE connection gets a comment. Many proxies close idle connections.
 SSE_COMMENT_INTERVAL: Final = 15.0
 
-#: Memory for pieces that slow clients have not read. Pieces get smaller to stay within it, down to
-#: `LEAST_PIECE`.
+#: Memory for pieces that slow clients have not read. Pieces get smaller to stay within it, down
+#: to the second value.
 SLOW_READERS: Final = 64 * MIB
 LEAST_PIECE: Final = 16 * KIB
 
@@ -42,11 +42,11 @@ LEAST_PIECE: Final = 16 * KIB
 #: the store.
 TAIL_WINDOW: Final = 1 * MIB
 
-#: Subscribers that one reactor turn writes to, and the same while commits arrive before all were
-#: reached. A writer waits for two or three such slices; with small ones it appends more before the
-#: other subscribers are reached, which then get fewer and larger writes.
+# Subscribers that one reactor turn writes to, and the same while commits arrive before all were
+# reached. A writer waits for two or three such slices; with small ones it appends more before the
+# other subscribers are reached, which then get fewer and larger writes.
 FANOUT_SLICE: Final = 25
 FANOUT_SLICE_IN_BURSTS: Final = 5
 
-#: Timeouts of one queue that fire in one reactor turn.
+# Timeouts of one queue that fire in one reactor turn.
 TIMEOUT_SLICE: Final = 100

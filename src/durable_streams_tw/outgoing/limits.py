@@ -16,7 +16,7 @@ RESOLVER_RESERVED: Final = 4
 #: Maximum time of a lookup that counts as prompt.
 RESOLVER_PROMPT: Final = 1.0
 
-#: Number of names in the cache of one resolver.
+# Number of names in the cache of one resolver.
 RESOLVER_REMEMBERED: Final = 4096
 
 #: Time that resolved addresses are cached.

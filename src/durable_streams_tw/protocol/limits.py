@@ -46,7 +46,7 @@ MAX_JSON_DEPTH: Final = 256
 #: Most messages of one request: 16 MiB of ``1,`` would otherwise become eight million objects.
 MAX_JSON_MESSAGES: Final = 100_000
 
-#: Largest body without message boundaries. Every store keeps such a body in one record.
+# Largest body without message boundaries. Every store keeps such a body in one record.
 MAX_UNDIVIDED_BODY: Final = 8 * KIB
 
 # -- live reads ---------------------------------------------------------------------------
@@ -55,13 +55,13 @@ MAX_UNDIVIDED_BODY: Final = 8 * KIB
 SSE_RETRY_FIRST_MS: Final = 500
 SSE_RETRY_LAST_MS: Final = 3_000
 
-#: Epoch of cursors (2024-10-09T00:00:00Z), their interval and their largest jitter, in seconds
-#: (PROTOCOL.md §10.1).
+# Epoch of cursors (2024-10-09T00:00:00Z), their interval and their largest jitter, in seconds
+# (PROTOCOL.md §10.1).
 CURSOR_EPOCH: Final = 1_728_432_000
 CURSOR_INTERVAL: Final = 20
 CURSOR_MAX_JITTER: Final = 3600
 
-#: Longer cursors of clients are ignored; those of the server have eight digits.
+# Longer cursors of clients are ignored; those of the server have eight digits.
 MAX_CURSOR_DIGITS: Final = 100
 
 # -- subscriptions (PROTOCOL.md §6, §7) ---------------------------------------------------
@@ -102,5 +102,5 @@ RETRY_FIRST_MS: Final = 1_000
 RETRY_LAST_MS: Final = 60_000
 RETRY_JITTER: Final = 0.2
 
-#: Paths whose matching subscriptions the index caches.
+# Paths whose matching subscriptions the index caches.
 MATCH_CACHE: Final = 16_384

@@ -15,7 +15,7 @@ DELIVERIES_SHARE: Final = 64
 #: Number of these reserved for hosts that were prompt last time.
 DELIVERIES_RESERVED: Final = 128
 
-#: Number of prompt hosts remembered.
+# Number of prompt hosts remembered.
 DELIVERIES_REMEMBERED: Final = 4096
 
 #: Maximum response time of a webhook that counts as prompt.
@@ -33,14 +33,14 @@ DELIVERY_GRACE: Final = 5.0
 #: Maximum size of a webhook response.
 MAX_WEBHOOK_RESPONSE: Final = 64 * KIB
 
-#: Pause before an action that the store refused is retried, and between two checks for duties that
-#: other nodes have left.
+# Pause before an action that the store refused is retried, and between two checks for duties that
+# other nodes have left.
 DUTY_RETRY: Final = 1.0
 
-#: The same if the action was not due yet by the store's clock.
+# The same if the action was not due yet by the store's clock.
 DUTY_EARLY: Final = 0.05
 
-#: Pause between two renewals of the subscriptions whose webhooks this node is calling.
+# Pause between two renewals of the subscriptions whose webhooks this node is calling.
 DUTY_RENEWAL: Final = 5.0
 
 #: Lifetime of a callback or claim token in seconds. Heartbeats in its second half renew it.
@@ -50,5 +50,5 @@ TOKEN_LIFETIME: Final = 3600
 #: longer than JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600
 
-#: Pause between two checks for keys that another node has added: less than `KEY_OVERLAP`.
+#: Pause between two checks for keys that another node has added: less than that time.
 KEY_REFRESH: Final = 60.0

@@ -6,15 +6,15 @@ from typing import Final
 
 MIB: Final = 1024 * 1024
 
-#: Maximum size of one message between the supervisor and a worker: a log event with a traceback,
-#: or the metrics of all workers.
+# Maximum size of one message between the supervisor and a worker: a log event with a traceback,
+# or the metrics of all workers.
 MAX_MESSAGE: Final = 16 * MIB
 
 #: Longest path of the directory for temporary files that has room for the path of a UNIX socket,
 #: which has at most 103 bytes.
 MAX_SOCKET_DIRECTORY: Final = 70
 
-#: Restarts of one worker without a pause within `RESTART_WINDOW`.
+#: Restarts of one worker without a pause, and the time within which they are counted.
 QUICK_RESTARTS: Final = 10
 RESTART_WINDOW: Final = 10.0
 
@@ -22,8 +22,8 @@ RESTART_WINDOW: Final = 10.0
 RESTART_PAUSE: Final = 1.0
 MAX_RESTART_PAUSE: Final = 30.0
 
-#: Time that a worker gets to stop before it is killed: a front closes its connections after
-#: `http.limits.STOP_GRACE`, the owner finishes accepted commands and closes the store.
+#: Time that a worker gets to stop before it is killed: a front closes its connections,
+#: the owner finishes accepted commands and closes the store.
 FRONT_STOP: Final = 10.0
 OWNER_STOP: Final = 30.0
 
@@ -32,7 +32,7 @@ OWNER_STOP: Final = 30.0
 HEARTBEAT_PERIOD: Final = 1.0
 MAX_SILENCE: Final = 30
 
-#: Period in which each worker reports its metrics.
+# Period in which each worker reports its metrics.
 METRICS_PERIOD: Final = 1.0
 
 #: Period in which fronts report their use of shared limits.
