@@ -6,11 +6,9 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.embedded.values import Batch, StreamError, batch
 from durable_streams_tw.live.long_poll import LongPolls
-from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
-from durable_streams_tw.storage.api import Chunk, IStreamStore
-
-_STOPPING = Refusal(Problem.STOPPING, "the server is stopping")
+from durable_streams_tw.storage.api import STOPPING, Chunk, IStreamStore
 
 
 class StreamTail:
@@ -57,5 +55,5 @@ class StreamTail:
         if not last.at_tail:
             return self._store.read(self._path, last.end, self._limit, last.state.id)
         if self._long_polls.stopping:
-            raise StreamError(_STOPPING)
+            raise StreamError(STOPPING)
         return self._long_polls.wait(Chunk(last.state, last.end, b""), self._limit)

@@ -37,6 +37,9 @@ STORE_AWAY: Final = Refusal(
     ((b"Retry-After", b"1"),),
 )
 
+#: Refusal of requests while the store closes.
+STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
+
 _log = Logger()
 
 
@@ -348,6 +351,40 @@ class IRemoteStore(IStreamStore):
     on_reconnect: Callable[[], object] = Attribute(
         "Function that is called after a connection, when changes may have been missed."
     )
+
+
+class ObservedStore:
+    """Part that all stores share: listeners, observer, and `submit` by way of `execute`."""
+
+    duties: Duties | None = None
+    keyring: KeyringStorage | None = None
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._record_listeners: list[RecordListener] = []
+        self._observer: StoreObserver | None = None
+
+    def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
+        """Carry out a command and call ``callback`` with its outcome."""
+        raise NotImplementedError
+
+    def submit(self, command: Command) -> Deferred[Outcome]:
+        """Carry out a command and return its outcome."""
+        done: Deferred[Outcome] = Deferred()
+        self.execute(command, done.callback)
+        return done
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call ``listener`` with the changes of each commit."""
+        self._listeners.append(listener)
+
+    def add_record_listener(self, listener: RecordListener) -> None:
+        """Call ``listener`` with the changed records of watched tables."""
+        self._record_listeners.append(listener)
+
+    def set_observer(self, observer: StoreObserver) -> None:
+        """Report measurements to ``observer`` from now on."""
+        self._observer = observer
 
 
 def notify_listeners(

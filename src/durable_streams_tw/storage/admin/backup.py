@@ -35,6 +35,7 @@ from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
 from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.format_version import require_meta
 from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DATA_FILE, OWNER_FILE, persist
 
@@ -204,12 +205,4 @@ def _verify_copy(
     with Inspection(data, alone=True) as copied:
         flaws = verify(copied, where, progress, deep=deep, tolerant=even_flawed)
         with copied.snapshot() as view:
-            found = view.get(codec.META_KEY)
-            value = None if found is None else bytes(found)
-        meta = None
-        if value is not None:
-            with suppress(msgspec.MsgspecError):
-                meta = codec.unpack_meta(value)
-        if meta is None or meta.kind != codec.KIND:
-            raise StoreUnusable(f"{where} holds a database that does not belong to this server")
-        return flaws, meta
+            return flaws, require_meta(view, where)

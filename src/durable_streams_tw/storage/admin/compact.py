@@ -28,12 +28,7 @@ class Compacted(Struct, frozen=True):
     after: int
 
 
-def compact(
-    directory: str,
-    progress: Progress,
-    *,
-    even_flawed: bool = False,
-) -> Compacted:
+def compact(directory: str, progress: Progress, *, even_flawed: bool = False) -> Compacted:
     """Rewrite the data file of a store that no server uses, without free pages.
 
     Raises `StoreUnusable`, and `FlawedStore` if the store fails its check, unless

@@ -60,7 +60,7 @@ class AccessWriter(Protocol):
 
 
 class BackgroundTimers:
-    """Timers of one store, and the periodic writing of access times, which all stores share.
+    """Timers of one store: sweep and writing of access times, which all stores share.
 
     ``now`` returns ms since the Unix epoch.
     """
@@ -79,7 +79,7 @@ class BackgroundTimers:
         self._writer = writer
         self._now = now
         self._timers: dict[str, IDelayedCall] = {}
-        self._running = False
+        self._running = self._sweeping = False
         # Access times that are being written, a step at a time.
         self._accesses: Iterator[tuple[int, int]] | None = None
         # Access times written in the current interval.
@@ -94,6 +94,34 @@ class BackgroundTimers:
             if timer.active():
                 timer.cancel()
         self._timers.clear()
+
+    # -- sweep --------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
+        self.sweep_now()
+
+    def sweep_now(self) -> None:
+        """Start a sweep without waiting for the timer, unless one is running."""
+        if not self._sweeping:
+            self._sweeping = True
+            self._begin_sweep()
+
+    def _begin_sweep(self) -> None:
+        self._sweep_on(True)
+
+    def _sweep_on(self, more: bool) -> None:
+        """Queue a step if there are ``more``, unless the store is closing."""
+        self._sweeping = more and self._running
+        if self._sweeping:
+            self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
+
+    def _sweep_done(self, result: BatchResult | None) -> None:
+        self._sweep_on(result is not None and result.more)
+
+    def _sweep_step(self) -> BatchResult | None:
+        """Run one step of the sweep; None if there is nothing to do. On the committer thread."""
+        raise NotImplementedError
 
     # -- access times -------------------------------------------------------------------------
 
@@ -157,7 +185,6 @@ class BackgroundTasks(BackgroundTimers):
         BackgroundTimers.__init__(self, clock, executor, access, committer, now)
         self._committer = committer
         self._engine = engine
-        self._sweeping = False
         self._checkpointing = False
         # Whether another checkpoint became due during the running one.
         self._checkpoint_again = False
@@ -182,22 +209,8 @@ class BackgroundTasks(BackgroundTimers):
         self._write_all_accesses()
         self._executor.submit_write(BackgroundTask(self._last_checkpoint))
 
-    # -- sweep --------------------------------------------------------------------------------
-
-    def _sweep(self) -> None:
-        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
-        self.sweep_now()
-
-    def sweep_now(self) -> None:
-        """Start a sweep without waiting for the timer, unless one is running."""
-        if not self._sweeping:
-            self._sweeping = True
-            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
-
-    def _sweep_done(self, result: BatchResult | None) -> None:
-        self._sweeping = result is not None and result.more and self._running
-        if self._sweeping:
-            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
+    def _sweep_step(self) -> BatchResult | None:
+        return self._committer.sweep()
 
     # -- checkpoints --------------------------------------------------------------------------
 

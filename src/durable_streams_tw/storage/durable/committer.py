@@ -543,9 +543,7 @@ class Committer:
             if room:
                 self._log.info("the disk has space again: appends and creates are accepted")
             else:
-                self._log.warn(
-                    "the disk is full: appends and creates are refused until space is free"
-                )
+                self._log.warn(FULL_DISK)
         return room
 
     # -- the sweep ----------------------------------------------------------------------------

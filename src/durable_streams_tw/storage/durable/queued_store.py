@@ -28,7 +28,6 @@ from durable_streams_tw.storage.limits import INLINE_ACKS, MAX_QUEUE, MAX_QUEUED
 
 T = TypeVar("T")
 
-STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
 _OVERLOADED: Final = Refusal(
     Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
 )
@@ -42,7 +41,7 @@ class QueuedCommand(Struct):
     callback: Callable[[api.Outcome], object]
 
 
-class QueuedStore:
+class QueuedStore(api.ObservedStore):
     """Store whose commands wait for a committing thread. All methods are those of `IStreamStore`.
 
     A subclass starts the executor's threads, takes `QueuedCommand` jobs from it, and calls
@@ -55,12 +54,10 @@ class QueuedStore:
     def __init__(
         self, executor: Executor, now: Callable[[], int] | None, lead: Callable[[], int]
     ) -> None:
+        super().__init__()
         self._executor = executor
         self._now = now or _wall_clock
         self._access = AccessTimes(lead)
-        self._listeners: list[api.Listener] = []
-        self._record_listeners: list[api.RecordListener] = []
-        self._observer: api.StoreObserver | None = None
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
@@ -78,7 +75,7 @@ class QueuedStore:
                 return again
             return succeed(None)
         self._open = False
-        self._closed = stop_all(lambda: self._counter.stop(STOPPING), *self._closing_steps())
+        self._closed = stop_all(lambda: self._counter.stop(api.STOPPING), *self._closing_steps())
         return self._closed
 
     def _closing_steps(self) -> Sequence[Callable[[], object]]:
@@ -87,16 +84,10 @@ class QueuedStore:
 
     # -- commands -------------------------------------------------------------------------------
 
-    def submit(self, command: api.Command) -> Deferred[api.Outcome]:
-        """Queue a command for the committer thread and return its outcome."""
-        done: Deferred[api.Outcome] = Deferred()
-        self.execute(command, done.callback)
-        return done
-
     def execute(self, command: api.Command, callback: Callable[[api.Outcome], object]) -> None:
         """Queue a command for the committer thread and call ``callback`` with its outcome."""
         if not self._open:
-            callback(STOPPING)
+            callback(api.STOPPING)
             return
         body = command.body if isinstance(command, Append | Create) else None
         size = 0 if body is None else len(body.data)
@@ -135,7 +126,7 @@ class QueuedStore:
             return
         self._queued -= 1
         self._queued_bytes -= size
-        callback(command if isinstance(command, Refusal) else STOPPING)
+        callback(command if isinstance(command, Refusal) else api.STOPPING)
 
     def _check_failed(self, failure: Failure) -> Refusal:
         self._log.failure("Checking acks failed", failure)
@@ -190,7 +181,7 @@ class QueuedStore:
                 result.failed,
             )
 
-    # -- reads, listeners -----------------------------------------------------------------------
+    # -- reads ----------------------------------------------------------------------------------
 
     def pin(self, stream_id: int) -> None:
         """Keep a stream from expiring by its TTL."""
@@ -200,24 +191,12 @@ class QueuedStore:
         """Undo one `pin`."""
         self._access.unpin(stream_id, self._now())
 
-    def add_listener(self, listener: api.Listener) -> None:
-        """Call ``listener`` with the changes of each commit."""
-        self._listeners.append(listener)
-
-    def add_record_listener(self, listener: api.RecordListener) -> None:
-        """Call ``listener`` with the changed records of watched tables."""
-        self._record_listeners.append(listener)
-
     def _submit_read(self, function: Callable[[], T]) -> Deferred[T]:
         observer, submit = self._observer, self._executor.submit_read
         return submit(function) if observer is None else observer.time_read(submit, function)
 
     def _check_usable(self, state: StreamState | None) -> StreamState | Refusal:
         return check_usable(state, self._access, self._now())
-
-    def set_observer(self, observer: api.StoreObserver) -> None:
-        """Report measurements to ``observer`` from now on."""
-        self._observer = observer
 
 
 def _wall_clock() -> int:

@@ -24,6 +24,7 @@ from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
 from durable_streams_tw.storage.api import (
+    STOPPING,
     Chunk,
     IStreamStore,
     Query,
@@ -37,13 +38,9 @@ from durable_streams_tw.storage.data_dir import DataDirLock, write_obstacle
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.durable.queued_store import STOPPING, QueuedCommand, QueuedStore
+from durable_streams_tw.storage.durable.queued_store import QueuedCommand, QueuedStore
 from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
-from durable_streams_tw.storage.durable.reader import (
-    ViewReader,
-    ViewSnapshot,
-    load_stream_at,
-)
+from durable_streams_tw.storage.durable.reader import ViewReader, ViewSnapshot
 from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot
@@ -94,9 +91,6 @@ class DurableStore(QueuedStore):
     """
 
     _log = Logger()
-
-    duties = None
-    keyring = None
 
     def __init__(
         self,
@@ -380,14 +374,11 @@ class DurableStore(QueuedStore):
         """Read the state and bytes of a stream from one snapshot."""
 
         def read(view: Snapshot) -> _ReadResult:
-            record = load_stream_at(view, path)
-            state = None if record is None else record.state
-            chunk: Chunk | Refusal
-            usable = self._check_usable(state)
-            if isinstance(usable, Refusal):
-                chunk = usable
-            else:
-                chunk = ViewReader(view).read_chunk(usable, offset, limit, stream_id, piece)
+            reader = ViewReader(view)
+            state = reader.stream_at(path)
+            chunk: Chunk | Refusal | StreamState = self._check_usable(state)
+            if isinstance(chunk, StreamState):
+                chunk = reader.read_chunk(chunk, offset, limit, stream_id, piece)
             return _ReadResult(state, chunk, view.version)
 
         result = self._on_snapshot(read)
@@ -396,13 +387,11 @@ class DurableStore(QueuedStore):
     def _read_range(
         self, path: str, stream_id: int, start: int, stop: int, view: Snapshot
     ) -> bytes | Refusal:
-        record = load_stream_at(view, path)
-        state = check_same_stream(
-            self._check_usable(None if record is None else record.state), stream_id
-        )
+        reader = ViewReader(view)
+        state = check_same_stream(self._check_usable(reader.stream_at(path)), stream_id)
         if isinstance(state, Refusal):
             return state
-        return ViewReader(view).gather(state, start, stop, stop - start)
+        return reader.gather(state, start, stop, stop - start)
 
     def _run_query(self, question: Query[T]) -> T | Refusal:
         def usable(state: StreamState) -> bool:

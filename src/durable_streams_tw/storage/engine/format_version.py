@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 from msgspec.structs import replace
 
 from durable_streams_tw import __version__
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine, View
+from durable_streams_tw.storage.engine.wal.checkpoint import commit_changes
 from durable_streams_tw.storage.errors import StoreUnusable
 
 
@@ -19,18 +22,34 @@ def check_format(engine: KeyValueEngine, where: str, now: int) -> None:
     """
     try:
         with engine.snapshot() as view:
-            value = view.get(codec.META_KEY)
-            known = None if value is None else bytes(value)
             empty = next(view.scan(b"\x00", b"\xff"), None) is None
-        if known is not None:
-            _check_meta(known, where)
-            _upgrade(engine, known)
-        elif empty:
-            _initialize(engine, now)
-        else:
-            raise StoreUnusable(f"{where} holds a database that does not belong to this server")
+            meta = None if empty else require_meta(view, where)
+        if meta is None:
+            first = codec.seal(codec.NEXT_ID_KEY, codec.pack_integer(first_id(now)))
+            meta = codec.Meta(codec.FORMAT, __version__, now)
+            new = [(codec.META_KEY, codec.pack_meta(meta)), (codec.NEXT_ID_KEY, first)]
+            commit_changes(engine, new)
+        elif meta.format > codec.FORMAT:
+            raise StoreUnusable(
+                f"{where} was written by version {meta.version}, which this version "
+                f"({__version__}) cannot read"
+            )
+        elif meta.format < codec.FORMAT:
+            # Older versions refuse the store from now on.
+            current = codec.pack_meta(replace(meta, format=codec.FORMAT))
+            commit_changes(engine, [(codec.META_KEY, current)])
     except (EngineFull, EngineFailed) as failure:
         raise StoreUnusable(f"{where} cannot be used: {failure}") from None
+
+
+def require_meta(view: View, where: str) -> codec.Meta:
+    """Return the format record. Raises `StoreUnusable` if it is missing or of another program."""
+    value = view.get(codec.META_KEY)
+    with suppress(msgspec.MsgspecError):
+        meta = None if value is None else codec.unpack_meta(value)
+        if meta is not None and meta.kind == codec.KIND:
+            return meta
+    raise StoreUnusable(f"{where} holds a database that does not belong to this server")
 
 
 def first_id(now: int) -> int:
@@ -39,43 +58,3 @@ def first_id(now: int) -> int:
     It is above all ids of an earlier store in the same place, whose bytes caches may still hold.
     """
     return (now << 20) + 1
-
-
-def _check_meta(value: bytes, where: str) -> None:
-    try:
-        meta = codec.unpack_meta(value)
-    except msgspec.MsgspecError:
-        meta = None
-    if meta is None or meta.kind != codec.KIND:
-        raise StoreUnusable(f"{where} holds a database that does not belong to this server")
-    if meta.format > codec.FORMAT:
-        raise StoreUnusable(
-            f"{where} was written by version {meta.version}, which this version "
-            f"({__version__}) cannot read"
-        )
-
-
-def _upgrade(engine: KeyValueEngine, value: bytes) -> None:
-    """Write the current format number, so that older versions refuse the store from now on."""
-    meta = codec.unpack_meta(value)
-    if meta.format == codec.FORMAT:
-        return
-    batch = engine.begin()
-    try:
-        batch.put(codec.META_KEY, codec.pack_meta(replace(meta, format=codec.FORMAT)))
-        batch.commit()
-    except BaseException:
-        batch.abort()
-        raise
-
-
-def _initialize(engine: KeyValueEngine, now: int) -> None:
-    batch = engine.begin()
-    try:
-        batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, __version__, now)))
-        packed = codec.pack_integer(first_id(now))
-        batch.put(codec.NEXT_ID_KEY, codec.seal(codec.NEXT_ID_KEY, packed))
-        batch.commit()
-    except BaseException:
-        batch.abort()
-        raise

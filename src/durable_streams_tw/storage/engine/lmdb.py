@@ -118,6 +118,8 @@ class LMDBEngine:
         environment, _ = self._acquire()
         try:
             yield environment
+        except (lmdb.Error, OSError) as error:
+            raise EngineFailed(str(error)) from error
         finally:
             self._release()
 
@@ -161,13 +163,10 @@ class LMDBEngine:
         with self._changed:
             environment = self._require_environment()
         try:
-            transaction = environment.begin(write=True)
-        except lmdb.PanicError:
-            environment = self._reopen()
             try:
                 transaction = environment.begin(write=True)
-            except lmdb.Error as error:
-                raise EngineFailed(str(error)) from error
+            except lmdb.PanicError:
+                transaction = self._reopen().begin(write=True)
         except lmdb.Error as error:
             raise EngineFailed(str(error)) from error
         return _WriteBatch(self, transaction, self._generation)
@@ -269,10 +268,7 @@ class LMDBEngine:
     def _statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return LMDB's statistics of the environment and of its tree. Raises `EngineFailed`."""
         with self._acquired() as environment:
-            try:
-                return environment.info(), environment.stat()
-            except lmdb.Error as error:
-                raise EngineFailed(str(error)) from error
+            return environment.info(), environment.stat()
 
     def stats(self) -> tuple[int, int, int, int, int, int]:
         """Return six figures of the environment, in the order of `StoreStats`.
@@ -282,11 +278,8 @@ class LMDBEngine:
         `EngineFailed`. Blocks: not for the reactor thread.
         """
         with self._acquired() as environment:
-            try:
-                info, stat, table = environment.info(), environment.stat(), environment.readers()
-                file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
-            except (lmdb.Error, OSError) as error:
-                raise EngineFailed(str(error)) from error
+            info, stat, table = environment.info(), environment.stat(), environment.readers()
+            file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
             # Each row has process, thread and transaction of a reader; idle slots have no number.
             rows = map(str.split, table.splitlines()[1:])
             seen = [int(row[2]) for row in rows if _is_active(row)]
@@ -298,10 +291,7 @@ class LMDBEngine:
     def check_readers(self) -> None:
         """Free the reader slots of processes that died. Raises `EngineFailed`."""
         with self._acquired() as environment:
-            try:
-                environment.reader_check()
-            except lmdb.Error as error:
-                raise EngineFailed(str(error)) from error
+            environment.reader_check()
 
     def close(self) -> None:
         """Close the environment."""

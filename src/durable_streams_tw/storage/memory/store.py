@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from sortedcontainers import SortedDict, SortedKeyList
 from twisted.internet.defer import Deferred, succeed
@@ -21,7 +21,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode
-from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
@@ -32,6 +32,7 @@ from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage import api, fork_ranges, limits
 from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.commands import forks, pending
+from durable_streams_tw.storage.commands.batches import BUG
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
@@ -39,10 +40,6 @@ from durable_streams_tw.storage.engine.codec import listing_key, listing_range
 from durable_streams_tw.storage.engine.tables import OWNED, Table, owned_range
 
 T = TypeVar("T")
-
-
-_STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
-_BUG: Final = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 
 class _Log:
@@ -92,7 +89,7 @@ class _Log:
 
 
 @implementer(api.IStreamStore)
-class MemoryStore:
+class MemoryStore(api.ObservedStore):
     """Store that keeps streams in memory.
 
     Commands and reads complete synchronously, except forks whose messages take long to count.
@@ -101,9 +98,6 @@ class MemoryStore:
     producers that a stream remembers at least.
     """
 
-    duties = None
-    keyring = None
-
     def __init__(
         self,
         now: Callable[[], int],
@@ -111,10 +105,11 @@ class MemoryStore:
         lead: Callable[[], int] = lambda: 0,
         max_producers: int = limits.MAX_PRODUCERS,
     ) -> None:
+        super().__init__()
         self._max_producers = max_producers
         self._now = now
         self._clock = clock
-        self._counter = ForkCounter(self._count, _BUG)
+        self._counter = ForkCounter(self._count, BUG)
         self._sweeps: LoopingCall | None = None
         if clock is not None:
             self._sweeps = LoopingCall(self.sweep)
@@ -129,10 +124,7 @@ class MemoryStore:
         # so ids must not repeat.
         self._next_id = self.process_first_id = (now() << 20) + 1
         self.access = AccessTimes(lead)
-        self._listeners: list[api.Listener] = []
-        self._record_listeners: list[api.RecordListener] = []
         self._notifying = False
-        self._observer: api.StoreObserver | None = None
         # Records of each table by key.
         self._tables: defaultdict[bytes, SortedDict] = defaultdict(SortedDict)
         self._record_changes: list[api.RecordChange] = []
@@ -153,14 +145,8 @@ class MemoryStore:
         if self._sweeps is not None and self._sweeps.running:
             self._sweeps.stop()
         self._sweep_left.clear()
-        self._counter.stop(_STOPPING)
+        self._counter.stop(api.STOPPING)
         return succeed(None)
-
-    def submit(self, command: api.Command) -> Deferred[api.Outcome]:
-        """Carry out a command and return its outcome."""
-        done: Deferred[api.Outcome] = Deferred()
-        self.execute(command, done.callback)
-        return done
 
     def execute(self, command: api.Command, callback: Callable[[api.Outcome], object]) -> None:
         """Carry out a command and call ``callback`` with its outcome."""
@@ -242,22 +228,10 @@ class MemoryStore:
         """Undo one `pin`."""
         self.access.unpin(stream_id, self._now())
 
-    def add_listener(self, listener: api.Listener) -> None:
-        """Call ``listener`` with the changes of each command."""
-        self._listeners.append(listener)
-
     def query(self, question: api.Query[T]) -> Deferred[T | Refusal]:
         """Return the answer to a question."""
         result: T | Refusal = question.answer(self)
         return succeed(result)
-
-    def add_record_listener(self, listener: api.RecordListener) -> None:
-        """Call ``listener`` with the changed records of watched tables."""
-        self._record_listeners.append(listener)
-
-    def set_observer(self, observer: api.StoreObserver) -> None:
-        """Report measurements to ``observer`` from now on."""
-        self._observer = observer
 
     def stats(self) -> Deferred[api.Stats | None]:
         """Return None: there is no disk."""

@@ -17,7 +17,7 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.commands.batches import BatchResult
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTimers
 from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.limits import SWEEP_INTERVAL, SWEEP_STEP
+from durable_streams_tw.storage.limits import SWEEP_STEP
 from durable_streams_tw.storage.postgres.committer import Committer
 from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
 from durable_streams_tw.storage.postgres.garbage import collect_garbage
@@ -68,7 +68,6 @@ class BackgroundTasks(BackgroundTimers):
         self._packing = packing
         self._poll = poll
         self._end_frozen = end_frozen
-        self._sweeping = False
         # Accesses that readers wait for, with what to call once they are written.
         self._awaited: dict[int, list[Callable[[], None]]] = {}
 
@@ -93,23 +92,10 @@ class BackgroundTasks(BackgroundTimers):
 
     # -- sweep ----------------------------------------------------------------------------------
 
-    def _sweep(self) -> None:
-        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
-        if not self._sweeping:
-            self._sweeping = True
-            self._executor.submit_write(BackgroundTask(self._write_heartbeat, self._heartbeat_done))
-
-    def _heartbeat_done(self, _: BatchResult | None) -> None:
-        self._sweep_on(True)
-
-    def _sweep_done(self, result: BatchResult | None) -> None:
-        self._sweep_on(result is not None and result.more)
-
-    def _sweep_on(self, more: bool) -> None:
-        """Queue a step if there are ``more``, unless the store is closing."""
-        self._sweeping = more and self._running
-        if self._sweeping:
-            self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
+    def _begin_sweep(self) -> None:
+        self._executor.submit_write(
+            BackgroundTask(self._write_heartbeat, lambda _: self._sweep_on(True))
+        )
 
     def _write_heartbeat(self) -> None:
         """Write that this node lives, and count the others. Runs on the committer thread."""

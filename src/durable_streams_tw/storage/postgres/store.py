@@ -31,11 +31,10 @@ from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
 from durable_streams_tw.storage.api import (
+    STOPPING,
     Change,
     Chunk,
-    Duties,
     IStreamStore,
-    KeyringStorage,
     NodeStats,
     Query,
     Stats,
@@ -46,7 +45,7 @@ from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResul
 from durable_streams_tw.storage.commands.forks import Counting
 from durable_streams_tw.storage.durable.background import BackgroundTask
 from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.durable.queued_store import STOPPING, QueuedCommand, QueuedStore
+from durable_streams_tw.storage.durable.queued_store import QueuedCommand, QueuedStore
 from durable_streams_tw.storage.durable.read_cache import ChunkCache
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
@@ -164,8 +163,8 @@ class PostgresStore(QueuedStore):
     ) -> None:
         super().__init__(executor, now, lead)
         self.node = f"{settings.node}-{secrets.token_hex(4)}"
-        self.duties: Duties | None = SubscriptionDuties(self._in_session, self.node)
-        self.keyring: KeyringStorage | None = KeyringTable(settings, self._in_session)
+        self.duties = SubscriptionDuties(self._in_session, self.node)
+        self.keyring = KeyringTable(settings, self._in_session)
         self.durability: Durability | None = None
         self._settings = settings
         self._clock = clock

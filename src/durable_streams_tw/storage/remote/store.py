@@ -24,17 +24,17 @@ from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import (
+    STOPPING,
     STORE_AWAY,
     Change,
     Chunk,
     Command,
     IRemoteStore,
-    Listener,
+    ObservedStore,
     Outcome,
     Query,
     RecordListener,
     Stats,
-    StoreObserver,
     notify_listeners,
 )
 from durable_streams_tw.storage.remote import messages
@@ -56,7 +56,6 @@ _UNKNOWN: Final = Refusal(
 _OVERLOADED: Final = Refusal(
     Problem.OVERLOADED, "too many writes are waiting for the store", _RETRY_SOON
 )
-_STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
 _AWAY_OBSTACLE: Final = "the process that owns the store is away"
 
 
@@ -87,7 +86,7 @@ class _Waiting(Struct):
 
 
 @implementer(IRemoteStore)
-class RemoteStore:
+class RemoteStore(ObservedStore):
     """Store that a `StoreServer` of another process keeps.
 
     ``endpoint`` is the path of the server's Unix socket. The store connects when it is opened, and
@@ -96,7 +95,8 @@ class RemoteStore:
     an earlier one, of live readers and transfers, wait up to OUTAGE_GRACE seconds for the server.
 
     Listeners are told the changes of pinned streams only. Changes during an outage are lost, so
-    ``on_reconnect`` is called after it, once all streams are pinned again.
+    ``on_reconnect`` is called after it, once all streams are pinned again. The observer is told
+    the refusals of this process only; the server's store measures the rest.
     """
 
     def __init__(
@@ -107,14 +107,13 @@ class RemoteStore:
         random: Callable[[], float] = default_random,
         in_thread: Callable[..., Deferred[Any]] | None = None,
     ) -> None:
+        super().__init__()
         self._reactor = reactor
         if isinstance(endpoint, str):
             endpoint = UNIXClientEndpoint(reactor, endpoint)
         self._endpoint: Any = endpoint
         self._random = random
         self._factory = Factory.forProtocol(lambda: _ServerConnection(self, reactor))
-        # The server acts for subscriptions.
-        self.duties = self.keyring = None
         #: What the server shares, empty before the first connection.
         self.shared = b""
         #: Called after each connection, the first one included.
@@ -140,8 +139,6 @@ class RemoteStore:
         # Large commands without a reply, by path: other commands must not overtake them.
         self._large: Counter[str] = Counter()
         self._pins: Counter[int] = Counter()
-        self._listeners: list[Listener] = []
-        self._observer: StoreObserver | None = None
 
     # -- open and close -------------------------------------------------------------------------
 
@@ -296,17 +293,11 @@ class RemoteStore:
 
     # -- commands -------------------------------------------------------------------------------
 
-    def submit(self, command: Command) -> Deferred[Outcome]:
-        """Send a command and return its outcome."""
-        done: Deferred[Outcome] = Deferred()
-        self.execute(command, done.callback)
-        return done
-
     def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
         """Send a command and call ``callback`` with its outcome."""
         connection = self._connection
         if connection is None or not self._opened:
-            self._refuse(command, callback, STORE_AWAY if self._opened else _STOPPING)
+            self._refuse(command, callback, STORE_AWAY if self._opened else STOPPING)
             return
         path = command.path if isinstance(command, _ON_STREAM) else ""
         body = command.body if isinstance(command, _WITH_BODY) else None
@@ -403,7 +394,7 @@ class RemoteStore:
     ) -> Deferred[Any]:
         connection = self._connection
         if not self._opened:
-            return succeed(_STOPPING if lost is STORE_AWAY else lost)
+            return succeed(STOPPING if lost is STORE_AWAY else lost)
         if connection is None and (repeat is None or not self._holds):
             return succeed(lost)
         result: Deferred[Any] = Deferred()
@@ -428,17 +419,9 @@ class RemoteStore:
             if self._connection is not None:
                 self._connection.send(messages.Unpin(stream_id))
 
-    def add_listener(self, listener: Listener) -> None:
-        """Call ``listener`` with the changes of pinned streams."""
-        self._listeners.append(listener)
-
     def add_record_listener(self, listener: RecordListener) -> None:
         """Raise an error: records change at the server only, which schedules what follows."""
         raise NotImplementedError("subscriptions are scheduled by the process that owns the store")
-
-    def set_observer(self, observer: StoreObserver) -> None:
-        """Report refusals of this process to ``observer``; the server's store measures the rest."""
-        self._observer = observer
 
 
 class _ServerConnection(FrameConnection):
