@@ -298,14 +298,16 @@ class FormatTests(SynchronousTestCase):
             self.assertUnusable("here holds a database that does not belong to this server")
 
     def test_failures(self) -> None:
+        marked = {codec.META_KEY: codec.pack_meta(codec.Meta(codec.FORMAT, "1", 0))}
         for call, error in (
-            ("snapshot", EngineFailed),
             ("get", EngineFailed),
+            ("snapshot", EngineFailed),
             ("begin", EngineFailed),
             ("put", EngineFull),
             ("commit", EngineFull),
             ("commit", EngineFailed),
         ):
+            self.engine.content = dict(marked) if call == "get" else {}
             self.engine.plan = always(call, Fault(error))
             self.assertUnusable("here cannot be used: ")
             self.assertFalse(self.engine.busy)
