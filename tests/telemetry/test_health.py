@@ -32,7 +32,7 @@ class ProbeTests(SynchronousTestCase):
         self.site = self.fixture.streams.site(b"v1/stream/", tree)
         self.checks: list[Deferred[Any]] = []
         self.answer: Any = None
-        self.patch(observed, "obstacle", self.obstacle)
+        self.patch(observed.store, "check_writable", self.obstacle)
 
     def obstacle(self) -> Deferred[Any]:
         """Replacement of the store's check."""

@@ -144,7 +144,8 @@ class MemoryMetricsTests(_Scraping):
     def test_no_disk_metrics(self) -> None:
         """The memory store has no metrics of a disk."""
         names = {key.split("{")[0] for key in self.scrape()}
-        for family in (*families.BATCHES, *families.ON_DISK, *families.DATABASE):
+        on_disk = (*families.BATCHES, *families.QUEUE, *families.ON_DISK, *families.DATABASE)
+        for family in on_disk:
             self.assertNotIn(family.full_name, names)
 
     def test_no_names(self) -> None:
@@ -234,7 +235,7 @@ class DurableMetricsTests(_Scraping):
     def test_disk_that_hangs(self) -> None:
         """A scrape waits for stats a limited time, and then omits them."""
         late: Deferred[Any] = Deferred()
-        self.patch(self.observed, "levels", lambda: late)
+        self.patch(self.observed.store, "stats", lambda: late)
         client = self.connect()
         client.request("GET", "/-/metrics")
         self.assertEqual(client.answers(), [])
@@ -248,7 +249,7 @@ class DurableMetricsTests(_Scraping):
     def test_disconnect(self) -> None:
         """A scraper that disconnects causes no log entry."""
         late: Deferred[Any] = Deferred()
-        self.patch(self.observed, "levels", lambda: late)
+        self.patch(self.observed.store, "stats", lambda: late)
         client = self.connect()
         client.request("GET", "/-/metrics")
         client.leave()
@@ -257,10 +258,10 @@ class DurableMetricsTests(_Scraping):
 
     def test_exception(self) -> None:
         """An internal error is 500 and is logged."""
-        self.patch(self.observed, "levels", lambda: fail(ZeroDivisionError()))
+        self.patch(self.observed.store, "stats", lambda: fail(ZeroDivisionError()))
         self.assertEqual(self.connect().ask("GET", "/-/metrics").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.patch(self.observed, "levels", lambda: succeed(None))
+        self.patch(self.observed.store, "stats", lambda: succeed(None))
         self.assertEqual(self.connect().ask("GET", "/-/metrics").status, 200)
 
 

@@ -163,6 +163,11 @@ class StoreStats(Struct, frozen=True, array_like=True, tag=True):
     readers: int
     reader_lag: int
 
+    @property
+    def lmdb_free(self) -> int:
+        """Return the bytes that LMDB can still use up to its maximum."""
+        return max(0, self.lmdb_map_size - self.lmdb_used)
+
 
 class NodeStats(Struct, frozen=True, array_like=True, tag=True):
     """Counters of a node that shares a database, and the state of the database.

@@ -70,7 +70,7 @@ class Readiness:
         answer.addCallback(self._noted)
         if not self._looking:
             self._looking = True
-            self._observed.obstacle().addErrback(_bug).addCallback(self._looked)
+            self._observed.store.check_writable().addErrback(_bug).addCallback(self._looked)
         return answer
 
     def _left(self, answer: Deferred[str | None]) -> None:

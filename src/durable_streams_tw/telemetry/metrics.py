@@ -6,7 +6,8 @@ from that of an embedding application.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -65,44 +66,31 @@ class Exposition:
             for operation in families.OPERATIONS
             for result in families.RESULTS
         }
-        yield _labelled(families.COMMANDS, {**commands, **meter.commands})
-        yield _labelled(families.BODY_BYTES, {**dict.fromkeys(families.RESULTS, 0), **meter.sizes})
-        yield _labelled(families.REFUSALS, meter.refusals)
-        yield _labelled(
-            families.WEBHOOK_CALLS, {**dict.fromkeys(families.CALL_RESULTS, 0), **observed.calls}
-        )
-        yield _single(families.CONNECTIONS, observed.connections)
-        yield _labelled(
-            families.SUBSCRIBERS,
-            {"long_poll": observed.long_polls, "sse": observed.event_streams},
-        )
-        yield _single(families.LAGGING, observed.lagging)
-        yield _single(families.DROPPED, observed.dropped)
-        yield _single(families.FOLLOWED, observed.followed)
-        yield _labelled(families.BUILD, {__version__: 1})
+        sizes = dict.fromkeys(families.RESULTS, 0)
+        calls = dict.fromkeys(families.CALL_RESULTS, 0)
+        live = {"long_poll": observed.long_polls.count, "sse": observed.broadcaster.count}
+        yield _metric(families.COMMANDS, {**commands, **meter.commands})
+        yield _metric(families.BODY_BYTES, {**sizes, **meter.sizes})
+        yield _metric(families.REFUSALS, meter.refusals)
+        yield _metric(families.WEBHOOK_CALLS, {**calls, **observed.calls})
+        yield _metric(families.CONNECTIONS, len(observed.connections()))
+        yield _metric(families.SUBSCRIBERS, live)
+        yield _metric(families.LAGGING, observed.broadcaster.lagging)
+        yield _metric(families.DROPPED, observed.broadcaster.dropped)
+        yield _metric(families.FOLLOWED, observed.registry.count)
+        yield _metric(families.BUILD, {__version__: 1})
         if not observed.on_disk:
             return
-        yield _histogram(families.BATCH_SIZE, meter.batch_size)
-        yield _histogram(families.BATCH_SECONDS, meter.batch_seconds)
-        yield _histogram(families.COMMIT_SECONDS, meter.commit_seconds)
-        yield _histogram(families.QUEUE_SECONDS, meter.queue_seconds)
-        yield _histogram(families.READ_WAIT_SECONDS, meter.read_wait_seconds)
-        yield _single(families.COMMITS, meter.commits)
-        yield _single(families.FAILED_BATCHES, meter.failures)
+        yield from _group(families.BATCHES, meter)
         if levels is None:
             return
-        yield _single(families.QUEUED, levels.queued)
-        yield _single(families.QUEUED_BYTES, levels.queued_bytes)
+        yield from _group(families.QUEUE, levels)
         if isinstance(levels, NodeStats):
-            yield from _of_node(levels)
-            return
-        yield _single(families.WAL_BYTES, levels.wal_bytes)
-        yield _single(families.LMDB_USED, levels.lmdb_used)
-        yield _single(families.LMDB_FREE, max(0, levels.lmdb_map_size - levels.lmdb_used))
-        yield _single(families.FILE_SIZE, levels.file_size)
-        yield _single(families.DISK_FREE, levels.disk_free)
-        yield _single(families.READERS, levels.readers)
-        yield _single(families.READER_LAG, levels.reader_lag)
+            restarts = {"locks": levels.restarts, "conflict": levels.repeats}
+            yield _metric(families.RESTARTS, restarts)
+            yield from _group(families.DATABASE, levels)
+        else:
+            yield from _group(families.ON_DISK, levels)
 
 
 class Metrics(resources.OperatorResource):
@@ -123,7 +111,7 @@ class Metrics(resources.OperatorResource):
         observed = self._observed
         levels: Deferred[Stats | None] = Deferred()
         # The statistics may arrive after the timeout has fired the Deferred.
-        observed.levels().addCallbacks(
+        observed.store.stats().addCallbacks(
             lambda found: None if levels.called else levels.callback(found),
             lambda failure: None if levels.called else levels.errback(failure),
         )
@@ -169,52 +157,33 @@ def _text_page(text: bytes, content_type: str) -> Response:
     return resources.page(200, content_type.encode("ascii"), text)
 
 
-def _of_node(levels: NodeStats) -> Iterator[Any]:
-    yield _single(families.DEFERRED, levels.deferred)
-    yield _labelled(families.RESTARTS, {"locks": levels.restarts, "conflict": levels.repeats})
-    yield _single(families.RECONNECTS, levels.reconnects)
-    yield _single(families.HINTS, levels.hints)
-    yield _single(families.LATE, levels.late)
-    if levels.nodes is not None:
-        yield _single(families.NODES, levels.nodes)
-    if levels.dead_rows is not None and levels.snapshot_age is not None:
-        yield _single(families.DEAD_ROWS, levels.dead_rows)
-        yield _single(families.SNAPSHOT_AGE, levels.snapshot_age)
-
-
 def _without(_: object, timeout: float) -> None:
     """Continue without levels after the timeout."""
 
 
-def _labelled(family: Family, values: Any) -> Any:
-    made = _metric(family)
-    for labels, value in values.items():
-        made.add_metric((labels,) if isinstance(labels, str) else labels, value)
-    return made
+def _group(group: Iterable[Family], statistics: object) -> Iterator[Any]:
+    """Yield the metrics of a group, except those that have no value at the moment."""
+    for family in group:
+        value = getattr(statistics, family.source) if family.source else None
+        if value is not None:
+            yield _metric(family, value)
 
 
-def _single(family: Family, value: float) -> Any:
-    made = _metric(family)
-    made.add_metric((), value)
-    return made
-
-
-def _histogram(family: Family, distribution: Histogram) -> Any:
-    made = _metric(family)
-    running = 0
-    buckets = []
-    for bound, count in zip((*distribution.bounds, "+Inf"), distribution.counts, strict=True):
-        running += count
-        buckets.append((str(bound), running))
-    made.add_metric((), buckets, distribution.total)
-    return made
-
-
-def _metric(family: Family) -> Any:
+def _metric(family: Family, value: Any) -> Any:
+    """Return a metric with its value: a number, a `Histogram`, or numbers by labels."""
     kinds: dict[str, Any] = {
         "counter": CounterMetricFamily,
         "gauge": GaugeMetricFamily,
         "histogram": HistogramMetricFamily,
     }
     name = f"{families.NAMESPACE}_{family.name}"
-    return kinds[family.kind](name, family.meaning, labels=family.labels)
+    made = kinds[family.kind](name, family.meaning, labels=family.labels)
+    if isinstance(value, Histogram):
+        bounds = map(str, (*value.bounds, "+Inf"))
+        made.add_metric((), list(zip(bounds, accumulate(value.counts), strict=True)), value.total)
+    elif isinstance(value, Mapping):
+        for labels, number in value.items():
+            made.add_metric((labels,) if isinstance(labels, str) else labels, number)
+    else:
+        made.add_metric((), value)
+    return made

@@ -162,7 +162,7 @@ class OwnerRole:
 
     def samples(self) -> Deferred[Samples]:
         """Return the metrics of the store."""
-        levels: Deferred[Stats | None] = self._stats.levels()
+        levels: Deferred[Stats | None] = self._stats.store.stats()
         return levels.addCallback(self._exposition.samples)
 
 
@@ -246,7 +246,7 @@ class FrontRole:
         """Return the metrics of this process."""
         levels: Deferred[Stats | None] = succeed(None)
         if self._store is None:
-            levels = self._stats.levels()
+            levels = self._stats.store.stats()
         return levels.addCallback(self._exposition.samples)
 
     def _fetch(self) -> Deferred[Samples]:
