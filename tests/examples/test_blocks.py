@@ -88,6 +88,7 @@ RUN_BY = {
     },
     "docs/how-to/reverse-proxies.md": {
         "sh: twistd": _SERVERS,
+        "sh: /etc/ssl": "tests.proxies.through.NginxTests.test_page",
         "include": "tests.proxies.through",
     },
     "docs/how-to/rotate-keys.md": {"sh": _SERVERS},

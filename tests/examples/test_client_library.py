@@ -36,9 +36,12 @@ class ClientLibraryTests(SynchronousTestCase):
         blocks = _FENCE.findall(PAGE.read_text("utf-8"))
         self.assertEqual({kind for kind, _ in blocks}, {"sh", "python", "console"})
         self.programs = [text for kind, text in blocks if kind == "python"]
-        *self.commands, self.subscribe = [
-            command.line for command in commands(PAGE.read_text("utf-8"))
-        ]
+        lines = [command.line for command in commands(PAGE.read_text("utf-8"))]
+        self.commands = {
+            name: [line for line in lines if name in line]
+            for name in ("jobs", "mailer", "invoices")
+        }
+        self.assertEqual(sum(map(len, self.commands.values())), len(lines))
 
     def ask(self, method: str, path: str, body: str = "", content_type: str = JSON) -> bytes:
         """Send a request to the server and return the body of the response."""
@@ -104,7 +107,8 @@ class ClientLibraryTests(SynchronousTestCase):
         self.assertEqual(self.run_to_end(8), "secret 2\n")
 
     def follow(self) -> None:
-        self.ask("PUT", "jobs/1", '[{"step": 1}, {"step": 2}]')
+        for command in self.commands["jobs"]:
+            self.shell(command)
         with self.running(0) as follower:
             assert follower.stdout is not None
             self.assertEqual(follower.stdout.readline(), "{'step': 1}\n")
@@ -125,7 +129,7 @@ class ClientLibraryTests(SynchronousTestCase):
         self.assertEqual(rows, [*range(10)])
 
     def work(self) -> None:
-        for command in self.commands:
+        for command in self.commands["mailer"]:
             self.shell(command)
         self.ask("PUT", "orders/17", '["tea"]')
         with self.running(3) as worker:
@@ -137,10 +141,14 @@ class ClientLibraryTests(SynchronousTestCase):
     def receive(self, number: int) -> None:
         port = free_port()
         name = f"hooks{number}"
-        self.shell(self.subscribe.replace("8080", str(port)).replace("invoices", name))
+        subscribe, append = (
+            line.replace("8080", str(port)).replace("invoices", name)
+            for line in self.commands["invoices"]
+        )
+        self.shell(subscribe)
         with self.running(number, port) as receiver:
             assert receiver.stdout is not None
-            self.ask("PUT", f"{name}/1", '["hello"]')
+            self.shell(append)
             # Klein logs what is printed, among its own lines.
             lines = iter(receiver.stdout.readline, "")
             self.assertTrue(any(line.endswith(f"{name}/1 ['hello']\n") for line in lines))

@@ -86,6 +86,11 @@ class Proxy:
             assert self._process.poll() is None and time.monotonic() < deadline, self.log
             time.sleep(0.02)
 
+    def reload(self) -> None:
+        """Let the proxy read its configuration and certificates again."""
+        assert self._process is not None, "the proxy was started"
+        self._process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         """Stop the proxy and wait for its exit."""
         if self._process is None:

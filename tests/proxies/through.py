@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.examples.blocks import blocks
 from tests.proxies.proxies import PATIENCE, Caddy, HAProxy, Nginx, Proxy, program
 from tests.service.black_box import ROOT, Foreground
 from tests.tokens import position_of
@@ -246,6 +247,38 @@ class NginxTests(_ProxyTests, SynchronousTestCase):
     """Through nginx."""
 
     kind = Nginx
+
+    def test_page(self) -> None:
+        """The page's commands make a certificate, load it, and create a stream with it."""
+        create, load = blocks("docs/how-to/reverse-proxies.md", "sh", "/etc/ssl")
+        self.run_commands(create.text)
+        reload, request = load.text.split("\n", 1)
+        self.assertEqual(reload, "nginx -t && systemctl reload nginx")
+        self.ask("PUT", "a")
+        with self.send("GET", f"{ROOT}a?offset=-1&live=sse") as answer:
+            events = _Events(answer)
+            events.next("control")
+            # The event stream stays with the old process.
+            self.proxy.reload()
+            request = request.replace("curl -i", "curl -sSi --retry 9 --retry-all-errors")
+            said = self.run_commands(request)
+            self.assertIn(f"location: https://streams.example:{self.proxy.port}{ROOT}hello", said)
+            self.run_commands(request.replace("-X PUT", "-X POST -d one").replace("hello", "a"))
+            self.assertEqual(events.next("data"), "one")
+
+    def run_commands(self, script: str) -> str:
+        """Run commands of the page with the files and the port of the test; return the output."""
+        for documented, ours in {
+            "mkdir -p /etc/ssl/streams.example": "",
+            "/etc/ssl/streams.example/privkey.pem": str(self.proxy.key),
+            "/etc/ssl/streams.example/fullchain.pem": str(self.proxy.certificate),
+            "example:443": f"example:{self.proxy.port}",
+            "streams.example/v1": f"streams.example:{self.proxy.port}/v1",
+        }.items():
+            script = script.replace(documented, ours)
+        done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
 
 
 class HAProxyTests(_ProxyTests, SynchronousTestCase):
