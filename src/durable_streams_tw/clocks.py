@@ -62,6 +62,12 @@ class StreamTime:
         return round((self._wall() - self._steady() - self._offset) * 1000)
 
 
+def cancel(call: IDelayedCall | None) -> None:
+    """Cancel a delayed call that has not run yet."""
+    if call is not None and call.active():
+        call.cancel()
+
+
 def wall_clock(reactor: Any) -> Seconds:
     """Return the wall clock of a reactor. For `twisted.internet.task.Clock`, return its time."""
     return time.time if isinstance(reactor, ReactorBase) else reactor.seconds
@@ -218,11 +224,8 @@ class MonotonicTimers:
             self._reactor.callFromThread(self._fire)
 
     def _unschedule(self) -> None:
-        if self._wake is not None:
-            if self._wake.active():
-                self._wake.cancel()
-            self._wake = None
-        self._wake_at = float("inf")
+        cancel(self._wake)
+        self._wake, self._wake_at = None, float("inf")
 
     def _reschedule(self) -> None:
         self._unschedule()

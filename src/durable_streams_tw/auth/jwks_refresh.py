@@ -21,21 +21,25 @@ class RefreshAction(Enum):
 
 
 class RefreshPolicy:
-    """Refresh times of one JWKS, in seconds of a monotonic clock."""
+    """Refresh times of one JWKS, in seconds of a monotonic clock.
+
+    The caller sets ``requested_at`` when a fetch begins, and ``fetched_at`` when one has returned
+    usable keys.
+    """
 
     def __init__(self) -> None:
-        self._fetched_at: float | None = None
-        self._requested_at: float | None = None
+        self.fetched_at: float | None = None
+        self.requested_at: float | None = None
 
     def action(self, now: float) -> RefreshAction:
         """Return the action for a token whose key is or may be known."""
         may_fetch = self.may_fetch(now)
-        if self._fetched_at is None or now >= self._fetched_at + KEY_SET_STALE:
+        if self.fetched_at is None or now >= self.fetched_at + KEY_SET_STALE:
             return RefreshAction.WAIT if may_fetch else RefreshAction.REFUSE
-        if now >= self._fetched_at + KEY_SET_FRESH and may_fetch:
+        if now >= self.fetched_at + KEY_SET_FRESH and may_fetch:
             # After an idle time a key may have been withdrawn long ago: wait. During an outage
             # fetches are frequent, so that clients do not wait.
-            idle = self._requested_at is None or now >= self._requested_at + 2 * KEY_SET_FRESH
+            idle = self.requested_at is None or now >= self.requested_at + 2 * KEY_SET_FRESH
             return RefreshAction.WAIT if idle else RefreshAction.REFRESH
         return RefreshAction.USE
 
@@ -43,16 +47,8 @@ class RefreshPolicy:
         """Return whether a fetch may start, for a token whose key is unknown too."""
         return self.retry_after(now) <= 0
 
-    def fetch_started(self, now: float) -> None:
-        """Record the start of a fetch."""
-        self._requested_at = now
-
-    def fetch_succeeded(self, now: float) -> None:
-        """Record that a fetch has returned usable keys."""
-        self._fetched_at = now
-
     def retry_after(self, now: float) -> float:
         """Return the seconds until the next fetch may start."""
-        if self._requested_at is None:
+        if self.requested_at is None:
             return 0.0
-        return max(0.0, self._requested_at + KEY_SET_PAUSE - now)
+        return max(0.0, self.requested_at + KEY_SET_PAUSE - now)

@@ -224,7 +224,7 @@ class JwtChecker:
         if self._fetching:
             return
         self._fetching = True
-        self._refresh.fetch_started(self._clock.seconds())
+        self._refresh.requested_at = self._clock.seconds()
         maybeDeferred(self._fetch).addCallback(self._fetched).addErrback(
             self._fetch_failed
         ).addBoth(self._fetch_ended)
@@ -242,7 +242,7 @@ class JwtChecker:
                     source=self._source,
                 )
         self._failed = False
-        self._refresh.fetch_succeeded(self._clock.seconds())
+        self._refresh.fetched_at = self._clock.seconds()
 
     def _fetch_failed(self, failure: Failure) -> None:
         self._failed = True

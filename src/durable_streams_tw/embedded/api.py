@@ -133,10 +133,7 @@ class DurableStreams(Service):
         self._report = in_thread or self._reports
         self._started = self._released = False
         if store is None:
-            if database is not None:
-                store = self._in_database(database)
-            else:
-                store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
+            store = self._make_store(data_dir, database)
         self._store = store
         self._data_dir = data_dir
         self._registry = registry = FollowerRegistry(store, timers)
@@ -335,18 +332,14 @@ class DurableStreams(Service):
         self._connections = factory.connections
         return factory
 
-    def stream_listing(self, root: bytes = b"v1/stream/") -> IResource:
-        """Return the resource that lists streams, for the operator tree's child ``streams``."""
-        listing: IResource = StreamListing(self._store, root, self._timers)
-        return listing
-
-    def listing_resources(self) -> dict[bytes, IResource]:
-        """Return the resources that console and command line need besides the listing, by name.
+    def listing_resources(self, root: bytes = b"v1/stream/") -> dict[bytes, IResource]:
+        """Return the resources that console and command line need, by name.
 
         They are children of the operator tree. Call it once.
         """
         self._changes = StreamChanges(self._store, self._timers)
         return {
+            b"streams": StreamListing(self._store, root, self._timers),
             b"bytes": StreamBytes(self._store),
             b"changes": self._changes,
             b"subscriptions": SubscriptionListing(self._store, self._subscriptions.errors),
@@ -496,43 +489,29 @@ class DurableStreams(Service):
         private = settings.public_url is None and not settings.trust_proxy
         return private and self._all_loopback is True
 
-    def _in_memory(self) -> IStreamStore:
-        return MemoryStore(
-            self._time.now, self._timers, self._time.lead, self._settings.max_producers
-        )
-
-    def _on_disk(self, data_dir: str) -> IStreamStore:
+    def _make_store(self, data_dir: str | None, database: DatabaseSettings | None) -> Any:
+        settings, timers = self._settings, self._timers
+        common: dict[str, Any] = {
+            "now": self._time.now,
+            "lead": self._time.lead,
+            "max_producers": settings.max_producers,
+        }
+        if database is None and data_dir is None:
+            return MemoryStore(clock=timers, **common)
         # Imported here, so that a program with streams in memory does not load LMDB.
         from durable_streams_tw.storage.durable.executor import ThreadExecutor
+
+        if database is not None:
+            # Imported here, because psycopg is optional.
+            from durable_streams_tw.storage.postgres.store import PostgresStore
+
+            executors = [ThreadExecutor(self._reactor, timers) for _ in range(3)]
+            return PostgresStore(database, timers, *executors, **common)
+        assert data_dir is not None, "a directory, if neither memory nor a database"
         from durable_streams_tw.storage.durable.store import DurableStore
 
-        executor = ThreadExecutor(self._reactor, self._timers)
-        store: IStreamStore = DurableStore(
-            data_dir,
-            self._timers,
-            executor,
-            quota=self._settings.max_stored,
-            now=self._time.now,
-            lead=self._time.lead,
-            max_producers=self._settings.max_producers,
-        )
-        return store
-
-    def _in_database(self, database: DatabaseSettings) -> IStreamStore:
-        # Imported here, because psycopg is optional.
-        from durable_streams_tw.storage.durable.executor import ThreadExecutor
-        from durable_streams_tw.storage.postgres.store import PostgresStore
-
-        store: Any = PostgresStore(
-            database,
-            self._timers,
-            *[ThreadExecutor(self._reactor, self._timers) for _ in range(3)],
-            now=self._time.now,
-            lead=self._time.lead,
-            max_producers=self._settings.max_producers,
-        )
-        shared: IStreamStore = store
-        return shared
+        executor = ThreadExecutor(self._reactor, timers)
+        return DurableStore(data_dir, timers, executor, quota=settings.max_stored, **common)
 
 
 def _name(path: str) -> str:

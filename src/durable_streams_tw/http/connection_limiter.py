@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES
 
+from durable_streams_tw.clocks import cancel
 from durable_streams_tw.http.limits import MAX_REJECTED, REJECTED_LINGER
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -136,8 +137,7 @@ class RejectedConnection(Protocol):
         """Cancel the timeout."""
         if self._timeout is not None and self._limiter is not None:
             self._limiter.rejecting -= 1
-            if self._timeout.active():
-                self._timeout.cancel()
+            cancel(self._timeout)
             self._timeout = None
 
 

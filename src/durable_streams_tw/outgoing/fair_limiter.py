@@ -7,6 +7,7 @@ groups take turns, and some slots are reserved for hosts that responded promptly
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from twisted.internet.defer import Deferred
@@ -14,15 +15,13 @@ from twisted.internet.defer import Deferred
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 
 
+@dataclass(slots=True, eq=False)
 class Slot:
     """Permission to run, from `FairLimiter.enter` to `FairLimiter.leave`."""
 
-    __slots__ = ("group", "host", "prompt")
-
-    def __init__(self, host: str, group: str, prompt: bool) -> None:
-        self.host = host
-        self.group = group
-        self.prompt = prompt
+    host: str
+    group: str
+    prompt: bool
 
 
 class FairLimiter:

@@ -29,8 +29,7 @@ def operator_tree(
     if configuration["metrics"]:
         tree.putChild(b"metrics", metrics or Metrics(observed))
     if configuration["listing"] or configuration["console"]:
-        tree.putChild(b"streams", streams.stream_listing(configuration["root"]))
-        for name, resource in streams.listing_resources().items():
+        for name, resource in streams.listing_resources(configuration["root"]).items():
             tree.putChild(name, resource)
     if configuration["console"]:
         # Imported here: most servers have no console.

@@ -21,7 +21,7 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWr
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.clocks import monotonic_timers
+from durable_streams_tw.clocks import cancel, monotonic_timers
 from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT
 
 KIND = "haproxy:"
@@ -99,7 +99,8 @@ class HeaderProtocol(HAProxyProtocolWrapper):
             self._begin()
 
     def _begin(self) -> None:
-        self._stop_timer()
+        cancel(self._timer)
+        self._timer = None
         protocol = self.factory.wrappedFactory.buildProtocol(self.getPeer())
         if protocol is None:
             transport: Any = self.transport
@@ -113,13 +114,8 @@ class HeaderProtocol(HAProxyProtocolWrapper):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop the timeout and notify the protocol."""
-        self._stop_timer()
+        cancel(self._timer)
         HAProxyProtocolWrapper.connectionLost(self, reason)
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
 
 
 class HeaderFactory(HAProxyWrappingFactory):

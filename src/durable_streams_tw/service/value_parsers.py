@@ -246,13 +246,9 @@ def redact_database(text: str) -> str:
 
 def schema(text: str) -> str:
     """Parse the name of a schema, which needs no quotes in SQL."""
-    if _IDENTIFIER.fullmatch(text) is None:
-        raise InvalidValue("expected a name of letters, digits and underscores")
-    return text
+    return _match(_IDENTIFIER, text, "a name of letters, digits and underscores")[0]
 
 
 def node(text: str) -> str:
     """Parse the name of a node."""
-    if _NODE.fullmatch(text) is None:
-        raise InvalidValue("expected a name of letters, digits, dots, hyphens and underscores")
-    return text
+    return _match(_NODE, text, "a name of letters, digits, dots, hyphens and underscores")[0]

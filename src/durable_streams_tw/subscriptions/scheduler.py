@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscriptions.commands import Due
 from durable_streams_tw.protocol.subscriptions.state import (
@@ -96,12 +97,12 @@ class Scheduler:
         Cancelled calls are repeated after the next start.
         """
         self._running = False
-        _cancel(self._reading)
-        _cancel(self._renewing)
+        clocks.cancel(self._reading)
+        clocks.cancel(self._renewing)
         calls = []
         for entry in self._entries.values():
-            _cancel(entry.timer)
-            _cancel(entry.grace_timer)
+            clocks.cancel(entry.timer)
+            clocks.cancel(entry.grace_timer)
             if entry.call is not None:
                 calls.append(entry.call)
         self._entries.clear()
@@ -174,8 +175,8 @@ class Scheduler:
         entry = self._entries.pop(name, None)
         if entry is None:
             return
-        _cancel(entry.timer)
-        _cancel(entry.grace_timer)
+        clocks.cancel(entry.timer)
+        clocks.cancel(entry.grace_timer)
         if entry.call is not None:
             entry.call.cancel()
 
@@ -183,7 +184,7 @@ class Scheduler:
 
     def _plan(self, entry: _Entry, pause: float = 0.0) -> None:
         """Set the timer of the next action, at least ``pause`` seconds from now."""
-        _cancel(entry.timer)
+        clocks.cancel(entry.timer)
         entry.timer = None
         owed = next_action(entry.state)
         if entry.call is not None:
@@ -242,7 +243,7 @@ class Scheduler:
 
     def _called(self, known: bool | Failure, entry: _Entry, before: Subscription) -> None:
         entry.call = entry.called = None
-        _cancel(entry.grace_timer)
+        clocks.cancel(entry.grace_timer)
         entry.grace_timer = None
         if isinstance(known, Failure) and not known.check(CancelledError):
             _log.failure("Webhook delivery failed", known)
@@ -265,8 +266,3 @@ class Scheduler:
 def _unheld(failure: Failure) -> Refusal:
     _log.failure("Could not renew the duties of subscriptions", failure)
     return Refusal(Problem.INTERNAL, "could not renew the duties of subscriptions")
-
-
-def _cancel(call: IDelayedCall | None) -> None:
-    if call is not None and call.active():
-        call.cancel()

@@ -12,13 +12,9 @@ from twisted.logger import Logger
 
 from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.subscriptions.commands import Subscribe, SubscriptionCommand
+from durable_streams_tw.protocol.subscriptions.commands import Subscribe
 from durable_streams_tw.protocol.subscriptions.state import Kind
-from durable_streams_tw.storage.api import IStreamStore, Outcome, Query
-from durable_streams_tw.storage.commands.subscription_queries import (
-    DescribeSubscription,
-    Description,
-)
+from durable_streams_tw.storage.api import IStreamStore, Outcome
 from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.keyring import Keyring, OwnerKeyring
 from durable_streams_tw.subscriptions.limits import KEY_REFRESH
@@ -57,7 +53,7 @@ class Subscriptions:
         rotate: bool = False,
         caller: WebhookClient | None = None,
     ) -> None:
-        self._store = store
+        self.store = store
         self._rotate = rotate
         self.base = base
         wall, timers = clocks.wall_clock(reactor), clocks.monotonic_timers(reactor)
@@ -116,20 +112,8 @@ class Subscriptions:
         """Create a subscription. Fails with `Refused` if its webhook URL is not allowed."""
         url = command.config.url
         if command.config.kind is not Kind.WEBHOOK or url is None:
-            return self._store.submit(command)
+            return self.store.submit(command)
         if self.base() is None:
             return succeed(_NOWHERE)
         inspected: Deferred[Any] = self._caller.inspect(url)
-        return inspected.addCallback(lambda _: self._store.submit(command))
-
-    def describe(self, name: str) -> Deferred[Description | Refusal]:
-        """Return the subscription with an id and its streams."""
-        return self._store.query(DescribeSubscription(name))
-
-    def ask(self, question: Query[T]) -> Deferred[T | Refusal]:
-        """Return the answer of the store to a question."""
-        return self._store.query(question)
-
-    def submit(self, command: SubscriptionCommand) -> Deferred[Outcome]:
-        """Submit any other command to the store."""
-        return self._store.submit(command)
+        return inspected.addCallback(lambda _: self.store.submit(command))

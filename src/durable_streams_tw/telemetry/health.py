@@ -18,7 +18,6 @@ from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.twisted_web.resource import send
-from durable_streams_tw.telemetry.deferred_response import respond_later
 
 #: Maximum time of the test write (seconds), less than the usual timeout of probes.
 READY_TIMEOUT: Final = 2.0
@@ -103,7 +102,7 @@ class Ready(resources.OperatorResource):
 
     def show(self, request: Request) -> Any:
         """Respond when the check has finished."""
-        return respond_later(request, self._readiness.obstacle().addCallback(_ready))
+        return resources.respond_later(request, self._readiness.obstacle().addCallback(_ready))
 
 
 def _ready(obstacle: str | None) -> Response:

@@ -23,7 +23,6 @@ from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.storage.api import NodeStats, Stats
 from durable_streams_tw.storage.metrics import Histogram
 from durable_streams_tw.telemetry import families
-from durable_streams_tw.telemetry.deferred_response import respond_later
 from durable_streams_tw.telemetry.families import Family
 from durable_streams_tw.telemetry.metric_samples import Samples, collect_samples, exposition
 
@@ -105,7 +104,7 @@ class Metrics(resources.OperatorResource):
         """Respond with the metrics, without the store statistics if they time out."""
         accept = request.getHeader("accept") or ""
         response: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
-        return respond_later(request, response)
+        return resources.respond_later(request, response)
 
     def _levels(self) -> Deferred[Stats | None]:
         observed = self._observed
@@ -146,7 +145,7 @@ class TotalMetrics(resources.OperatorResource):
         response: Deferred[Any] = self._fetch().addCallback(
             lambda samples: _text_page(*exposition(samples, accept))
         )
-        return respond_later(request, response)
+        return resources.respond_later(request, response)
 
 
 def _page(exposition: Exposition, accept: str, levels: Stats | None) -> Response:

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from durable_streams_tw import __version__
-from durable_streams_tw.clocks import monotonic_timers
+from durable_streams_tw.clocks import cancel, monotonic_timers
 from durable_streams_tw.http.handlers.streams import RequestHandler
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.subscriptions.control_paths import (
@@ -135,8 +135,7 @@ class Tracing(Service):
 
         def end() -> None:
             if not stopped.called:
-                if timeout.active():
-                    timeout.cancel()
+                cancel(timeout)
                 logging.getLogger(_LIBRARY).removeHandler(self._complaints)
                 stopped.callback(None)
 

@@ -185,7 +185,7 @@ class Subscriptions(AuthorizationCase):
         from twisted.internet.defer import fail
 
         self.assertEqual(self.subscribe("root", pattern="jobs/*").status, 201)
-        self.patch(self.streams._subscriptions, "ask", lambda _: fail(ZeroDivisionError()))
+        self.patch(self.streams._subscriptions.store, "query", lambda _: fail(ZeroDivisionError()))
         self.assertEqual(self.status("DELETE", SUBSCRIPTIONS + "s", "root"), 500)
         self.flushLoggedErrors(ZeroDivisionError)
 

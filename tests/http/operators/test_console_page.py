@@ -20,7 +20,7 @@ class ConsolePageTests(OperatorCase):
 
     def resources(self) -> dict[bytes, IResource]:
         """Return all resources of the page."""
-        return {**self.streams.listing_resources(), b"streams": self.streams.stream_listing()}
+        return self.streams.listing_resources()
 
     def test_commands(self) -> None:
         """An ellipsis on the page stands for any text."""

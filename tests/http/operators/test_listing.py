@@ -45,7 +45,7 @@ class ListingTests(SynchronousTestCase):
         self.streams.startService()
         self.addCleanup(self.streams.stopService)
         tree = OperatorTree()
-        tree.putChild(b"streams", self.streams.stream_listing())
+        tree.putChild(b"streams", self.streams.listing_resources()[b"streams"])
         self.site = self.streams.site(operators=tree)
 
     def ask(self, method: str, target: str, **header: str) -> Answer:

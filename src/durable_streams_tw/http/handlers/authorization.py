@@ -291,7 +291,7 @@ class AuthorizedHandler:
             missing = required_grants.missing_for_links(identity.grants, request.body)
         if missing is not None:
             return self._refuse(request, forbidden(missing))
-        found: Deferred[Any] = self._subscriptions.ask(SubscriptionPaths(name))
+        found: Deferred[Any] = self._subscriptions.store.query(SubscriptionPaths(name))
         return found.addCallback(self._authorize_existing, request, identity.grants, creates)
 
     def _authorize_existing(

@@ -39,7 +39,10 @@ from durable_streams_tw.protocol.subscriptions.state import (
     TokenClaims,
 )
 from durable_streams_tw.storage.api import Outcome
-from durable_streams_tw.storage.commands.subscription_queries import Description
+from durable_streams_tw.storage.commands.subscription_queries import (
+    DescribeSubscription,
+    Description,
+)
 from durable_streams_tw.subscriptions.delivery import work_item
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
@@ -138,8 +141,7 @@ class SubscriptionHandler:
             made: Deferred[Any] = self._subscriptions.subscribe(command)
             return made.addCallback(self._subscribed)
         if request.method in (b"GET", b"HEAD"):
-            described: Deferred[Any] = self._subscriptions.describe(name)
-            return described.addCallback(self._described, 200)
+            return self._describe(name, 200)
         if request.method == b"DELETE":
             return self._submit(
                 requests.Unsubscribe(name, parse_precondition(request.headers)), _empty
@@ -185,7 +187,7 @@ class SubscriptionHandler:
     def _submit(
         self, command: SubscriptionCommand, render: Callable[[Any], BufferedResponse]
     ) -> Deferred[BufferedResponse]:
-        submitted: Deferred[Any] = self._subscriptions.submit(command)
+        submitted: Deferred[Any] = self._subscriptions.store.submit(command)
         return submitted.addCallback(
             lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else render(outcome)
         )
@@ -195,7 +197,10 @@ class SubscriptionHandler:
             return refused(outcome)
         assert isinstance(outcome, Subscribed), "subscribing returns Subscribed or a refusal"
         status = 201 if outcome.fresh else 200
-        described: Deferred[Any] = self._subscriptions.describe(outcome.state.id)
+        return self._describe(outcome.state.id, status)
+
+    def _describe(self, name: str, status: int) -> Deferred[BufferedResponse]:
+        described: Deferred[Any] = self._subscriptions.store.query(DescribeSubscription(name))
         return described.addCallback(self._described, status)
 
     def _described(self, found: Description | Refusal, status: int) -> BufferedResponse:

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.clocks import cancel
 from durable_streams_tw.http.messages import Follow, Response, StreamedBody
 from durable_streams_tw.live.body_output import BodySink
 
@@ -40,7 +41,7 @@ def until(
     timer = clock.callLater(max(seconds, 0), time_out)
 
     def settled(result: Response | Failure) -> Response | Failure:
-        _cancel(timer)
+        cancel(timer)
         if isinstance(result, Response):
             return _bounded(result, deadline - clock.seconds(), clock)
         return expired() if late and result.check(CancelledError) else result
@@ -106,11 +107,5 @@ class _BoundedBody:
 
     def _end(self) -> None:
         self._ended = True
-        if self._timer is not None:
-            _cancel(self._timer)
-            self._timer = None
-
-
-def _cancel(timer: IDelayedCall) -> None:
-    if timer.active():
-        timer.cancel()
+        cancel(self._timer)
+        self._timer = None

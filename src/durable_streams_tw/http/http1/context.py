@@ -58,7 +58,7 @@ class ConnectionContext:
     head_context: Callable[[bool, bytes], HeadContext]
     opened: Callable[[Any], None]
     closed: Callable[[Any], None]
-    call_soon: Callable[[Callable[[], None]], None]
+    call_soon: Callable[[Callable[[], None]], object]
     flush_soon: Callable[[Flushable], None]
     check_after: Callable[[Timed, float], float]
     build_site_protocol: Callable[[IAddress | None], Any]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IProtocolNegotiationFactory,
     IReactorTime,
 )
@@ -18,7 +16,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from durable_streams_tw.clocks import Seconds
+from durable_streams_tw.clocks import Seconds, cancel
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
@@ -106,11 +104,11 @@ class Http1Factory(ServerFactory):
             head_context=head_context,
             opened=self._opened,
             closed=self._closed,
-            call_soon=self._call_soon,
+            call_soon=partial(clock.callLater, 0),
             flush_soon=self._flush_soon,
             check_after=self._check_after,
-            build_site_protocol=self._build_site_protocol,
-            build_http2_protocol=self._build_http2_protocol,
+            build_site_protocol=site.buildProtocol,
+            build_http2_protocol=site.http2.buildProtocol,
         )
 
     # -- ServerFactory --------------------------------------------------------------------------
@@ -151,9 +149,6 @@ class Http1Factory(ServerFactory):
             drained, self._drained = self._drained, None
             drained.callback(None)
 
-    def _call_soon(self, call: Callable[[], None]) -> None:
-        self._clock.callLater(0, call)
-
     def _flush_soon(self, connection: Flushable) -> None:
         """Flush a connection: now, or with many connections at the end of the reactor's turn.
 
@@ -181,12 +176,6 @@ class Http1Factory(ServerFactory):
         self.wheel.schedule(connection, now + seconds)
         return now
 
-    def _build_site_protocol(self, address: IAddress | None) -> Any:
-        return self._site.buildProtocol(address)
-
-    def _build_http2_protocol(self, address: IAddress | None) -> Any:
-        return self._site.http2.buildProtocol(address)
-
     # -- stopping -------------------------------------------------------------------------------
 
     def drain(self) -> Deferred[None]:
@@ -205,15 +194,10 @@ class Http1Factory(ServerFactory):
             drained.callback(None)
         else:
             timeout = self._clock.callLater(limits.STOP_GRACE, self._abort_all)
-            drained.addCallback(lambda _: _cancel(timeout))
+            drained.addCallback(lambda _: cancel(timeout))
         both: Deferred[Any] = gatherResults([drained, self._site.drain()])
         return both.addCallback(lambda _: None)
 
     def _abort_all(self) -> None:
         for connection in list(self.connections):
             connection.abort()
-
-
-def _cancel(call: IDelayedCall) -> None:
-    if call.active():
-        call.cancel()

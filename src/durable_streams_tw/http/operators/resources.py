@@ -159,10 +159,7 @@ class QueryResource(OperatorResource):
             result: Deferred[Any] = self.respond(parameters(request))
         except Refused as refused:
             return send(refusal(refused.refusal), request)
-        # Without this, the callbacks would write to a request whose client has disconnected.
-        request.notifyFinish().addErrback(lambda _: result.cancel())
-        result.addCallback(_json_page).addErrback(_failed).addCallback(_finish, request)
-        return NOT_DONE_YET
+        return respond_later(request, result.addCallback(_json_page))
 
     def respond(self, given: Parameters) -> Deferred[dict[str, Any] | Refusal]:
         """Return the JSON object of a response. Raise `Refused`, or fail the Deferred with it.
@@ -176,6 +173,14 @@ def _json_page(result: dict[str, Any] | Refusal) -> Response:
     if isinstance(result, Refusal):
         return refusal(result)
     return page(200, _JSON, json.dumps(result, ensure_ascii=False).encode("utf-8"))
+
+
+def respond_later(request: Request, pending: Deferred[Any]) -> int:
+    """Send a response when its Deferred fires; cancel it if the client disconnects."""
+    # Without this, the callbacks would write to a request whose client has disconnected.
+    request.notifyFinish().addErrback(lambda _: pending.cancel())
+    pending.addErrback(_failed).addCallback(_finish, request)
+    return NOT_DONE_YET
 
 
 def _failed(failure: Failure) -> Response | None:

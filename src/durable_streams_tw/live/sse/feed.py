@@ -13,6 +13,7 @@ No subscriber has a queue: bytes that were not sent to it are in the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from twisted.internet.defer import maybeDeferred
@@ -55,6 +56,7 @@ class Phase(Enum):
 NEW, BEHIND, READY, DONE = Phase.NEW, Phase.BEHIND, Phase.READY, Phase.DONE
 
 
+@dataclass(slots=True, eq=False)
 class FeedContext:
     """Resources that all feeds of a server share.
 
@@ -62,33 +64,17 @@ class FeedContext:
     connections that ended before everything was sent: aborted, or lost while paused.
     """
 
-    __slots__ = (
-        *("clock", "comments", "dropped", "feeds", "lifetimes", "random", "stopping", "store"),
-        *("piece_size", "registry", "wall"),
-    )
-
-    def __init__(
-        self,
-        store: IStreamStore,
-        registry: FollowerRegistry,
-        clock: IReactorTime,
-        comments: TimerQueue,
-        lifetimes: Sequence[TimerQueue],
-        random: Callable[[], float],
-        piece_size: PieceSize,
-        wall: Seconds,
-    ) -> None:
-        self.store = store
-        self.piece_size = piece_size
-        self.registry = registry
-        self.clock = clock
-        self.wall = wall
-        self.comments = comments
-        self.lifetimes = lifetimes
-        self.random = random
-        self.feeds: dict[int, Feed] = {}
-        self.stopping = False
-        self.dropped = 0
+    store: IStreamStore
+    registry: FollowerRegistry
+    clock: IReactorTime
+    comments: TimerQueue
+    lifetimes: Sequence[TimerQueue]
+    random: Callable[[], float]
+    piece_size: PieceSize
+    wall: Seconds
+    feeds: dict[int, Feed] = field(default_factory=dict)
+    stopping: bool = False
+    dropped: int = 0
 
 
 class Feed:

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw.clocks import cancel
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.commands.batches import BatchResult
 from durable_streams_tw.storage.durable.committer import Committer
@@ -91,8 +92,7 @@ class BackgroundTimers:
     def _stop_timers(self) -> None:
         self._running = False
         for timer in self._timers.values():
-            if timer.active():
-                timer.cancel()
+            cancel(timer)
         self._timers.clear()
 
     # -- sweep --------------------------------------------------------------------------------
@@ -221,9 +221,7 @@ class BackgroundTasks(BackgroundTimers):
             self._start_timer("checkpoint", CHECKPOINT_INTERVAL, self._checkpoint)
 
     def _checkpoint(self) -> None:
-        timer = self._timers.pop("checkpoint", None)
-        if timer is not None and timer.active():
-            timer.cancel()
+        cancel(self._timers.pop("checkpoint", None))
         if not self._running:
             return
         if self._checkpointing:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.clocks import cancel
 from durable_streams_tw.concurrency import WorkerPool
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
@@ -168,8 +169,8 @@ class RemoteStore(ObservedStore):
     def _close_if_idle(self) -> None:
         if self._waiting:
             return
-        _cancel(self._retry)
-        _cancel(self._grace)
+        cancel(self._retry)
+        cancel(self._grace)
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -229,7 +230,7 @@ class RemoteStore(ObservedStore):
         self._failures = 0
         self._logged = ""
         self._holds = True
-        _cancel(self._grace)
+        cancel(self._grace)
         # The server carries out requests in order: nothing that changes after a pin is missed.
         for stream_id in self._pins:
             connection.send(messages.Pin(stream_id))
@@ -457,8 +458,3 @@ class _ServerConnection(FrameConnection):
         """Report the end to the store."""
         super().connectionLost(reason)
         self._store.disconnected(self, self._reason)
-
-
-def _cancel(call: IDelayedCall | None) -> None:
-    if call is not None and call.active():
-        call.cancel()
