@@ -73,7 +73,9 @@ class RunningProgram:
         self._process.communicate(timeout=PATIENCE)
 
 
-def run_program(directory: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+def run_program(
+    directory: Path, *command: str, timeout: float = PATIENCE
+) -> subprocess.CompletedProcess[bytes]:
     """Run a command to its end and return its output."""
     return subprocess.run(
         command,
@@ -81,5 +83,5 @@ def run_program(directory: Path, *command: str) -> subprocess.CompletedProcess[b
         env=process_environment(directory),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=timeout,
     )
