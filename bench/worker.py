@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.epoll import nested_poll
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.storage.remote.store import RemoteStore
 
@@ -45,7 +46,11 @@ def _listen(reactor: Any, port: int, factory: Any) -> None:
         shared.bind(("127.0.0.1", port))
         shared.listen(1024)
         shared.setblocking(False)
-        reactor.adoptStreamPort(shared.fileno(), socket.AF_INET, factory)
+        port = reactor.adoptStreamPort(shared.fileno(), socket.AF_INET, factory)
+    # As the service does.
+    poll = nested_poll(reactor)
+    if poll is not None:
+        poll.attach(port)
 
 
 if __name__ == "__main__":
