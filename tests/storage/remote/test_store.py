@@ -24,6 +24,11 @@ from tests.storage.remote.wire import Wire
 BIG = b"y" * (3 * FRAME_SIZE)
 
 
+def _record(asked: list[Any], read: Any, *arguments: Any) -> Any:
+    asked.append(arguments)
+    return read(*arguments)
+
+
 class RemoteStoreTests(FrontCase):
     """A front process and a living owner."""
 
@@ -67,6 +72,51 @@ class RemoteStoreTests(FrontCase):
                 self.front.wire.turn()
             chunk = self.result(other.store.read("a", 0, 100))
             self.assertEqual(chunk.data, b"x" * (number + 1))
+
+    def test_equal_reads(self) -> None:
+        """Equal reads of one turn are one request; a later read is another, and sees more."""
+        self.create("a", b"x")
+        self.create("b")
+        asked: list[tuple[Any, ...]] = []
+        read = self.memory.read
+        self.patch(self.memory, "read", partial(_record, asked, read))
+        store = self.front.store
+        equal: list[Deferred[Any]] = [store.read("a", 0, 100) for _ in range(3)]
+        others: list[Deferred[Any]] = [
+            store.read("a", 1, 100),
+            store.read("a", 0, 99),
+            store.read("b", 0, 100),
+        ]
+        self.settle()
+        self.assertEqual([self.successResultOf(one).data for one in equal], [b"x"] * 3)
+        self.assertEqual([self.successResultOf(one).data for one in others], [b"", b"x", b""])
+        self.assertEqual(len(asked), 4)
+        self.append("a", b"y")
+        first: Deferred[Any] = store.read("a", 0, 100)
+        self.front.wire.turn()
+        self.append("a", b"z")
+        self.assertEqual(self.result(store.read("a", 0, 100)).data, b"xyz")
+        self.assertEqual(self.successResultOf(first).data, b"xy")
+
+    def test_equal_reads_around_a_pin(self) -> None:
+        """A read after a pin is not carried out before it, where it could miss a change."""
+        state = self.create("a")
+        store = self.front.store
+        store.read("a", 0, 100)
+        store.submit(append("a", b"x"))
+        store.pin(state.id)
+        self.assertEqual(self.result(store.read("a", 0, 100)).data, b"x")
+        self.assertEqual(self.front.announced, [])
+
+    def test_equal_reads_of_two_connections(self) -> None:
+        """A read after the owner has ended and come back is not lost with one before."""
+        self.create("a", b"x")
+        store = self.front.store
+        lost = store.read("a", 0, 100)
+        self.kill()
+        self.restart()
+        self.assertRefused(Problem.STORAGE_UNAVAILABLE, self.successResultOf(lost))
+        self.assertEqual(self.result(store.read("a", 0, 100)).data, b"x")
 
     def test_changes_of_pinned_streams_only(self) -> None:
         """A front process is sent the changes of streams that it has pinned, until it unpins."""

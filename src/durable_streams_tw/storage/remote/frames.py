@@ -56,6 +56,8 @@ class FrameConnection(Protocol):
         self._call: IDelayedCall | None = None
         self._open = False
         self._paused = False
+        #: Number of frames that have been encoded.
+        self.frames = 0
         # Messages of the next frame, and their estimated size.
         self._messages: list[Any] = []
         self._size = 0
@@ -81,7 +83,8 @@ class FrameConnection(Protocol):
         self._size += size + _MESSAGE_SIZE
         if self._size >= FRAME_SIZE:
             self._end_frame()
-        self._schedule()
+        if self._call is None:
+            self._schedule()
 
     def send_large(self, encoded: bytes) -> None:
         """Send an encoded array of messages in frames of bounded size, between others."""
@@ -98,6 +101,7 @@ class FrameConnection(Protocol):
     def _end_frame(self) -> None:
         messages, self._messages = self._messages, []
         self._size = 0
+        self.frames += 1
         frame = encode(messages)
         self._frames.append(frame)
         self._wait(len(frame))

@@ -170,71 +170,55 @@ class StoreConnection(FrameConnection):
         read = self._store.read(
             request.path, request.offset, request.limit, request.stream_id, request.piece
         )
-        self._reply_later(read, self._reply_chunk, request.number)
+        self._reply_later(read, messages.Reply, request.number)
 
     def _read_range(self, request: messages.ReadRange) -> None:
         read = self._store.read_range(request.path, request.stream_id, request.start, request.stop)
-        self._reply_later(read, self._reply_bytes, request.number)
+        self._reply_later(read, messages.BytesReply, request.number)
 
     def _get_state(self, request: messages.GetState) -> None:
-        state = self._store.get_state(request.path)
-        self._reply_later(state, self._reply_state, request.number)
+        self._reply_later(self._store.get_state(request.path), messages.StateReply, request.number)
 
     def _ask(self, request: messages.Ask) -> None:
         answer: Deferred[Any] = self._store.query(request.question)
-        self._reply_later(answer, self._reply_answer, request.number)
+        self._reply_later(answer, messages.Answer, request.number)
 
     def _get_stats(self, request: messages.GetStats) -> None:
-        self._reply_later(self._store.stats(), self._reply, request.number)
+        self._reply_later(self._store.stats(), messages.Reply, request.number)
 
     def _check_writable(self, request: messages.CheckWritable) -> None:
-        obstacle = self._store.check_writable()
-        self._reply_later(obstacle, self._reply_obstacle, request.number)
+        self._reply_later(self._store.check_writable(), messages.ObstacleReply, request.number)
 
     # -- replies --------------------------------------------------------------------------------
 
-    def _reply_later(
-        self, result: Deferred[Any], reply: Callable[[int, Any], None], number: int
-    ) -> None:
-        later = continue_with(result, self._replied, (reply, number))
+    def _reply(self, number: int, outcome: Outcome) -> None:
+        if type(outcome) is Created:
+            # The remote store has the body.
+            outcome = Created(outcome.state, outcome.fresh)
+        self.send(messages.Reply(number, outcome))
+
+    def _reply_later(self, result: Deferred[Any], kind: type[Any], number: int) -> None:
+        later = continue_with(result, self._replied, (kind, number))
         if later is not None:
             later.addErrback(self._failed, number)
 
-    def _replied(self, value: Any, reply_to: tuple[Callable[[int, Any], None], int]) -> None:
-        reply, number = reply_to
-        if isinstance(value, Refusal):
-            self._reply(number, value)
+    def _replied(self, value: Any, reply_to: tuple[type[Any], int]) -> None:
+        kind, number = reply_to
+        size = 0
+        if type(value) is Chunk:
+            size = len(value.data)
+        elif isinstance(value, Refusal):
+            kind = messages.Reply
+        elif kind is messages.BytesReply:
+            size = len(value)
+        elif kind is messages.Answer:
+            value = Raw(messages.encode(value))
+            size = len(value)
+        if size > FRAME_SIZE:
+            self.send_large(messages.encode([kind(number, value)]))
         else:
-            reply(number, value)
+            self.send(kind(number, value), size)
 
     def _failed(self, failure: Failure, number: int) -> None:
         _log.failure("A request of a front process failed", failure)
         self._reply(number, _INTERNAL)
-
-    def _reply(self, number: int, result: Outcome | None) -> None:
-        if type(result) is Created:
-            # The remote store has the body.
-            result = Created(result.state, result.fresh)
-        self.send(messages.Reply(number, result))
-
-    def _reply_chunk(self, number: int, chunk: Chunk) -> None:
-        self._send_sized(messages.Reply(number, chunk), len(chunk.data))
-
-    def _reply_bytes(self, number: int, data: bytes) -> None:
-        self._send_sized(messages.BytesReply(number, data), len(data))
-
-    def _reply_state(self, number: int, state: Any) -> None:
-        self.send(messages.StateReply(number, state))
-
-    def _reply_answer(self, number: int, answer: Any) -> None:
-        encoded = messages.encode(answer)
-        self._send_sized(messages.Answer(number, Raw(encoded)), len(encoded))
-
-    def _reply_obstacle(self, number: int, obstacle: str | None) -> None:
-        self.send(messages.ObstacleReply(number, obstacle))
-
-    def _send_sized(self, message: Any, size: int) -> None:
-        if size > FRAME_SIZE:
-            self.send_large(messages.encode([message]))
-        else:
-            self.send(message, size)

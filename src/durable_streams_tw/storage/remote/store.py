@@ -60,7 +60,6 @@ _OVERLOADED: Final = Refusal(
 _AWAY_OBSTACLE: Final = "the process that owns the store is away"
 
 
-_ON_STREAM: Final = (Append, Create, Delete)
 _WITH_BODY: Final = (Append, Create)
 _REPLIES: Final = frozenset(
     (
@@ -71,6 +70,20 @@ _REPLIES: Final = frozenset(
         messages.Answer,
     )
 )
+
+
+class _SharedRead:
+    """Callback of equal reads that one request carries out."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[Any]] = []
+
+    def __call__(self, result: Any) -> None:
+        """Return the result of all reads."""
+        for deferred in self.waiting:
+            deferred.callback(result)
 
 
 class _Waiting(Struct):
@@ -137,6 +150,9 @@ class RemoteStore(ObservedStore):
         self._number = 0
         self._waiting: dict[int, _Waiting] = {}
         self._queued_bytes = 0
+        # Reads of the next frame, and the number of frames before it.
+        self._reads: dict[tuple[Any, ...], _SharedRead] = {}
+        self._frames = 0
         # Large commands without a reply, by path: other commands must not overtake them.
         self._large: Counter[str] = Counter()
         self._pins: Counter[int] = Counter()
@@ -219,6 +235,7 @@ class RemoteStore(ObservedStore):
             connection.transport.loseConnection()
             return
         self._connection = connection
+        self._reads.clear()
         self.shared = welcome.shared
         if welcome.directory is not None:
             if self._checkpoint is None:
@@ -300,9 +317,12 @@ class RemoteStore(ObservedStore):
         if connection is None or not self._opened:
             self._refuse(command, callback, STORE_AWAY if self._opened else STOPPING)
             return
-        path = command.path if isinstance(command, _ON_STREAM) else ""
-        body = command.body if isinstance(command, _WITH_BODY) else None
-        size = 0 if body is None else len(body.data)
+        path, size = "", 0
+        if isinstance(command, _WITH_BODY):
+            path = command.path
+            size = 0 if command.body is None else len(command.body.data)
+        elif isinstance(command, Delete):
+            path = command.path
         if (
             self._queued_bytes + size > limits.MAX_QUEUE
             or len(self._waiting) >= limits.MAX_QUEUED_COMMANDS
@@ -348,9 +368,30 @@ class RemoteStore(ObservedStore):
         stream_id: int | None = None,
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
-        """Return bytes of the stream at a path. With ``stream_id`` the read continues another."""
-        message = messages.Read(self._next(), path, offset, limit, stream_id, piece)
-        return self._request(message, repeat=None if stream_id is None else message)
+        """Return bytes of the stream at a path. With ``stream_id`` the read continues another.
+
+        Equal reads in one frame are one request. It starts after all of them, so each sees what was
+        acknowledged before.
+        """
+        connection = self._connection
+        if connection is None or not self._opened:
+            message = messages.Read(self._next(), path, offset, limit, stream_id, piece)
+            return self._request(message, repeat=None if stream_id is None else message)
+        if connection.frames != self._frames:
+            self._frames = connection.frames
+            self._reads.clear()
+        equal = (path, offset, limit, stream_id, piece)
+        shared = self._reads.get(equal)
+        if shared is None:
+            shared = self._reads[equal] = _SharedRead()
+            self._number = number = self._number + 1
+            message = messages.Read(number, *equal)
+            repeat = None if stream_id is None else message
+            self._waiting[number] = _Waiting(shared, 0, STORE_AWAY, repeat)
+            connection.send(message)
+        result: Deferred[Chunk | Refusal] = Deferred()
+        shared.waiting.append(result)
+        return result
 
     def read_range(
         self, path: str, stream_id: int, start: int, stop: int
@@ -410,6 +451,8 @@ class RemoteStore(ObservedStore):
         """Keep a stream from expiring by its TTL, and have its changes told."""
         self._pins[stream_id] += 1
         if self._connection is not None and self._pins[stream_id] == 1:
+            # A read before the pin may miss changes that are not told either.
+            self._reads.clear()
             self._connection.send(messages.Pin(stream_id))
 
     def unpin(self, stream_id: int) -> None:
