@@ -28,6 +28,7 @@ ORDER = (
         "clocks",
         "concurrency",
         "datastructures",
+        "eager_writer",
         "protocol",
         "outgoing",
         "storage",

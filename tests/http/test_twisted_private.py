@@ -1,7 +1,7 @@
 """Tests that Twisted has the private attributes that the HTTP servers use.
 
 A Twisted release that renames one fails this test instead of the server's start. Only
-`http.twisted_web.site` and `http.socket_writer` use such attributes.
+`http.twisted_web.site`, `http.socket_writer` and `eager_writer` use such attributes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from twisted.internet import tcp
+from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
@@ -53,4 +53,5 @@ class PrivateAttributeTests(SynchronousTestCase):
         source = inspect.getsource(FileDescriptor)
         for name in ("_tempDataBuffer", "_tempDataLen", "dataBuffer", "offset"):
             self.assertIn(name, source)
-        self.assertTrue(hasattr(tcp.Server, "TLS"))
+        for transport in (tcp.Server, unix.Client, unix.Server):
+            self.assertTrue(hasattr(transport, "TLS"))

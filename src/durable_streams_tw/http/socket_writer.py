@@ -1,44 +1,30 @@
-"""Writing of responses: bytes go to the socket at once where it accepts them.
-
-``transport.write`` costs a turn of the reactor and two calls of epoll for each response. A
-`SocketWriter` calls ``send`` first and leaves to the transport only what the socket refuses.
-
-Private attributes of Twisted's TCP transports are used here alone:
-``tests/http/test_twisted_private.py`` checks that they exist.
-"""
+"""Writing of responses to TCP connections, and their end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from errno import EAGAIN, ENOBUFS
+from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import ISSLTransport
 
+from durable_streams_tw.eager_writer import EagerWriter
 from durable_streams_tw.http.epoll import PolledServer
 from durable_streams_tw.http.request_target import format_address
 
 # Classes whose buffers of unsent bytes are known.
 _SOCKETS: Final = (tcp.Server, PolledServer)
 
-# Errors of a socket whose buffer is full.
-_FULL: Final = (EAGAIN, ENOBUFS)
 
-
-class SocketWriter:
+class SocketWriter(EagerWriter):
     """Writer of one transport. ``secure`` is true for TLS."""
 
-    __slots__ = ("_eager", "_send", "_socket", "_transport", "secure")
+    __slots__ = ("_socket", "secure")
 
     def __init__(self, transport: Any) -> None:
-        self._transport: Any = transport
+        super().__init__(transport, _SOCKETS)
         self.secure: Final = bool(ISSLTransport.providedBy(transport))
-        # Exact classes only: wrappers forward these methods, and sending would bypass TLS.
-        plain = type(transport) in _SOCKETS and not transport.TLS
-        self._eager: Any = transport if plain else None
-        # transport.writeSomeData would add a memoryview and two calls.
-        self._send: Any = transport.socket.send if plain else None
+        plain = self._eager is not None
         below = transport if plain else getattr(transport, "transport", None)
         self._socket: Any = below if type(below) in _SOCKETS else None
         if self._socket is not None:
@@ -47,16 +33,6 @@ class SocketWriter:
     def local_address(self) -> bytes:
         """Return the host and port that the client connected to."""
         return format_address(self._transport.getHost())
-
-    def send(self, data: bytes) -> None:
-        """Send bytes: at once if none are buffered before them."""
-        eager = self._eager
-        if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
-            self._transport.write(data)
-            return
-        sent = self._try_send(self._send, data)
-        if sent is not None and sent < len(data):
-            self._transport.write(data[sent:])
 
     def send_parts(self, parts: Sequence[bytes]) -> None:
         """Send several byte strings without joining them, for large bodies."""
@@ -71,17 +47,6 @@ class SocketWriter:
             if sent < len(part):
                 self._transport.write(part[sent:])
             sent = max(sent - len(part), 0)
-
-    def _try_send(self, send: Callable[[Any], int], what: object) -> int | None:
-        """Return how many bytes the socket accepts now, None if the connection is lost."""
-        try:
-            return send(what)
-        except OSError as error:
-            if error.errno in _FULL:
-                return 0
-            # The reactor calls connectionLost.
-            self.abort()
-            return None
 
     @property
     def unsent(self) -> int:
@@ -109,11 +74,6 @@ class SocketWriter:
             close_without_wait(transport)
         else:
             transport.loseConnection()
-
-    def abort(self) -> None:
-        """Reset the connection. Unsent bytes are lost."""
-        self._eager = None
-        self._transport.abortConnection()
 
 
 def close_without_wait(transport: Any) -> None:

@@ -176,13 +176,13 @@ class RemoteStoreTests(FrontCase):
         """Neither bodies nor reads make a frame larger than FRAME_SIZE and a message."""
         sizes: list[int] = []
         for end in (*self.front.wire.fronts, *self.front.wire.owners):
-            write = end.writeSequence
+            write = end.write
 
-            def record(data: Any, write: Any = write) -> None:
-                sizes.append(len(data[1]))
+            def record(data: bytes, write: Any = write) -> None:
+                sizes.append(len(data) - 4)
                 write(data)
 
-            self.patch(end, "writeSequence", record)
+            self.patch(end, "write", record)
         self.create("a", BIG)
         self.result(self.front.store.read("a", 0, 2**30))
         state = self.result(self.front.store.get_state("a"))

@@ -40,9 +40,6 @@ class End:
                 self.paused = True
                 self.producer.pauseProducing()
 
-    def writeSequence(self, data: Any) -> None:
-        self.write(b"".join(data))
-
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         assert streaming, "the connection pushes"
         self.producer = producer

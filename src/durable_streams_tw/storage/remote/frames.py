@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import MsgspecError
+from twisted.internet import unix
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.eager_writer import EagerWriter
 from durable_streams_tw.storage.limits import FRAME_SIZE, MAX_FRAME, MAX_MESSAGE
 from durable_streams_tw.storage.remote.messages import Fragment, encode
 
@@ -42,6 +44,7 @@ class FrameConnection(Protocol):
     """
 
     _log = Logger()
+    _writer: EagerWriter
 
     transport: Any
     peer = "another process"
@@ -137,7 +140,7 @@ class FrameConnection(Protocol):
 
     def _write(self, frame: bytes) -> None:
         if self._open:
-            self.transport.writeSequence((len(frame).to_bytes(_LENGTH, "big"), frame))
+            self._writer.send(len(frame).to_bytes(_LENGTH, "big") + frame)
 
     # -- IPushProducer --------------------------------------------------------------------------
 
@@ -206,6 +209,7 @@ class FrameConnection(Protocol):
     def connectionMade(self) -> None:
         """Begin to send."""
         self._open = True
+        self._writer = EagerWriter(self.transport, (unix.Client, unix.Server))
         self.transport.registerProducer(self, True)
 
     def fail(self, reason: str) -> None:
