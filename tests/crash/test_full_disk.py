@@ -15,6 +15,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import LOCK_FILE
@@ -130,7 +131,7 @@ class _FullDisk(DurableStoreCase, SynchronousTestCase):
     def test_no_reserve(self) -> None:
         """Commits fail on a full disk, and no outcome is unknown."""
         self.result(self.store.close())
-        self.patch(durable_store, "DISK_RESERVE", 0)
+        self.patch(limits, "DISK_RESERVE", 0)
         self.store = self.open_store()
         size = self.fill()
         for _ in range(5):

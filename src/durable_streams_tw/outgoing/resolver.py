@@ -27,16 +27,8 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
+from durable_streams_tw.outgoing import limits
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter, Slot
-from durable_streams_tw.outgoing.limits import (
-    MAX_LOOKUPS,
-    RESOLVER_CACHE,
-    RESOLVER_PROMPT,
-    RESOLVER_REMEMBERED,
-    RESOLVER_RESERVED,
-    RESOLVER_SHARE,
-    RESOLVER_THREADS,
-)
 
 _log = Logger()
 
@@ -97,11 +89,16 @@ class Resolver:
         self._timers = monotonic_timers(reactor)
         self._ask = ask
         self._limiter = FairLimiter(
-            RESOLVER_THREADS, RESOLVER_SHARE, RESOLVER_RESERVED, RESOLVER_REMEMBERED
+            limits.RESOLVER_THREADS,
+            limits.RESOLVER_SHARE,
+            limits.RESOLVER_RESERVED,
+            limits.RESOLVER_REMEMBERED,
         )
         self._lookups: dict[str, _Lookup] = {}
         # Addresses, and the time of their lookup.
-        self._found: BoundedCache[str, tuple[float, list[str]]] = BoundedCache(RESOLVER_REMEMBERED)
+        self._found: BoundedCache[str, tuple[float, list[str]]] = BoundedCache(
+            limits.RESOLVER_REMEMBERED
+        )
 
     def resolve(self, name: str) -> Deferred[list[str]]:
         """Return the addresses of a name as text, an empty list if it has none.
@@ -111,11 +108,11 @@ class Resolver:
         if _is_address(name):
             return succeed([name])
         known = self._found.get(name)
-        if known is not None and self._timers.seconds() - known[0] < RESOLVER_CACHE:
+        if known is not None and self._timers.seconds() - known[0] < limits.RESOLVER_CACHE:
             return succeed(list(known[1]))
         lookup = self._lookups.get(name)
         if lookup is None:
-            if len(self._lookups) >= MAX_LOOKUPS and not self._limiter.is_prompt(name):
+            if len(self._lookups) >= limits.MAX_LOOKUPS and not self._limiter.is_prompt(name):
                 return fail(TooManyLookups("too many host names are being looked up"))
             lookup = self._lookups[name] = _Lookup()
             self._begin(name, lookup)
@@ -153,7 +150,7 @@ class Resolver:
         del self._lookups[name]
         self._found.put(name, (now, found))
         self._limiter.leave(
-            lookup.slot, prompt=bool(found) and now - lookup.began <= RESOLVER_PROMPT
+            lookup.slot, prompt=bool(found) and now - lookup.began <= limits.RESOLVER_PROMPT
         )
         waiting, lookup.waiting = lookup.waiting, {}
         for one in waiting:

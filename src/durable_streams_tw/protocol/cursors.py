@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol.limits import (
-    CURSOR_EPOCH,
-    CURSOR_INTERVAL,
-    CURSOR_MAX_JITTER,
-    MAX_CURSOR_DIGITS,
-)
+from durable_streams_tw.protocol import limits
 
 
 def interval_at(now: float) -> int:
     """Return the number of the interval that contains a time (seconds since the Unix epoch)."""
-    return max(0, int(now - CURSOR_EPOCH) // CURSOR_INTERVAL)
+    return max(0, int(now - limits.CURSOR_EPOCH) // limits.CURSOR_INTERVAL)
 
 
 def parse_cursor(text: str) -> int | None:
@@ -21,7 +16,7 @@ def parse_cursor(text: str) -> int | None:
     An invalid cursor is ignored, not refused, because a cursor only varies cache keys. One of
     more than `MAX_CURSOR_DIGITS` digits is invalid: the next cursor has to be greater.
     """
-    if text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS:
+    if text.isascii() and text.isdigit() and len(text) <= limits.MAX_CURSOR_DIGITS:
         return int(text)
     return None
 
@@ -36,5 +31,5 @@ def next_cursor(now: float, echoed: int | None, chance: float) -> int:
     current = interval_at(now)
     if echoed is None or echoed < current:
         return current
-    jitter = 1 + int(chance * CURSOR_MAX_JITTER)
-    return echoed + max(1, jitter // CURSOR_INTERVAL)
+    jitter = 1 + int(chance * limits.CURSOR_MAX_JITTER)
+    return echoed + max(1, jitter // limits.CURSOR_INTERVAL)

@@ -197,27 +197,30 @@ class NodeStats(Struct, frozen=True, array_like=True, tag=True):
 Stats = StoreStats | NodeStats
 
 
+class MeasuredBatch(Struct, frozen=True, gc=False):
+    """Batch that a store has carried out, with its durations.
+
+    ``queue_seconds`` is the time that its oldest command waited, ``batch_seconds`` the time that
+    the whole batch took, ``commit_seconds`` that of its commit (0 if there was none).
+    """
+
+    commands: Sequence[Command]
+    outcomes: Sequence[Outcome]
+    changes: Sequence[Change]
+    queue_seconds: float
+    batch_seconds: float
+    commit_seconds: float
+    failed: bool
+
+
 class StoreObserver(Protocol):
     """Receiver of a store's measurements. The store calls it on the reactor's thread."""
 
     def record_command(self, command: Command, outcome: Outcome, changes: Sequence[Change]) -> None:
         """Record one command that was carried out alone."""
 
-    def record_batch(
-        self,
-        commands: Sequence[Command],
-        outcomes: Sequence[Outcome],
-        changes: Sequence[Change],
-        queue_seconds: float,
-        batch_seconds: float,
-        commit_seconds: float,
-        failed: bool,
-    ) -> None:
-        """Record a batch.
-
-        ``queue_seconds`` is the time that its oldest command waited, ``batch_seconds`` the time
-        that the whole batch took, ``commit_seconds`` that of its commit (0 if there was none).
-        """
+    def record_batch(self, batch: MeasuredBatch) -> None:
+        """Record a batch."""
 
     def record_refusal(self, command: Command, refusal: Refusal) -> None:
         """Record a command that was refused."""

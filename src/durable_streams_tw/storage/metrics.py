@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.storage.api import Change, Command, Outcome
+from durable_streams_tw.storage.api import Change, Command, MeasuredBatch, Outcome
 
 T = TypeVar("T")
 
@@ -124,26 +124,17 @@ class StoreMetrics:
         else:
             self._count((command,), (outcome,), changes)
 
-    def record_batch(
-        self,
-        commands: Sequence[Command],
-        outcomes: Sequence[Outcome],
-        changes: Sequence[Change],
-        queue_seconds: float,
-        batch_seconds: float,
-        commit_seconds: float,
-        failed: bool,
-    ) -> None:
-        """Record a batch and its durations (see `StoreObserver.record_batch`)."""
-        self._count(commands, outcomes, changes)
-        self.batch_size.add(len(commands))
-        self.batch_seconds.add(batch_seconds)
-        if queue_seconds:
-            self.queue_seconds.add(queue_seconds)
-        if commit_seconds:
+    def record_batch(self, batch: MeasuredBatch) -> None:
+        """Record a batch and its durations."""
+        self._count(batch.commands, batch.outcomes, batch.changes)
+        self.batch_size.add(len(batch.commands))
+        self.batch_seconds.add(batch.batch_seconds)
+        if batch.queue_seconds:
+            self.queue_seconds.add(batch.queue_seconds)
+        if batch.commit_seconds:
             self.commits += 1
-            self.commit_seconds.add(commit_seconds)
-        self.failures += failed
+            self.commit_seconds.add(batch.commit_seconds)
+        self.failures += batch.failed
 
     def record_refusal(self, command: Command, refusal: Refusal) -> None:
         """Record a command that was refused, in a batch or before."""

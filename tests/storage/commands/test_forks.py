@@ -17,6 +17,7 @@ from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkReq
 from durable_streams_tw.protocol.streams.offsets import START
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import IStreamStore, Outcome
 from durable_streams_tw.storage.commands import forks as commands_forks
 from durable_streams_tw.storage.durable.store import DurableStore
@@ -48,7 +49,7 @@ class CountingSuite(StoreCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(commands_forks, "FORK_COUNT_STEP", 10_000)
+        self.patch(limits, "FORK_COUNT_STEP", 10_000)
         self.submit(put(content_type=JSON))
         for start in range(0, len(_MESSAGES), 500):
             body = b"[" + b",".join(_MESSAGES[start : start + 500]) + b"]"
@@ -148,7 +149,7 @@ class LMDBCountingTests(CountingSuite, DurableStoreCase, SynchronousTestCase):
         self.store = self.open_store()
 
     def test_too_many(self) -> None:
-        self.patch(commands_forks, "MAX_COUNTED_FORKS", 2)
+        self.patch(limits, "MAX_COUNTED_FORKS", 2)
         forked = [self.store.submit(fork(f"f{number}", 2_000)) for number in range(4)]
         self.assertRefused(Problem.OVERLOADED, self.result(forked[3]))
         for made in forked[:3]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.subscriptions.commands import Claim, Due
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import Command, Outcome
-from durable_streams_tw.storage.durable import committer as committing
 from durable_streams_tw.storage.durable import staging
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.tables import STAGED, SUBSCRIPTIONS, load, subscription_key
@@ -29,7 +29,7 @@ class StagingTests(CommitterCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(committing, "MAX_BATCH", _STEP)
+        self.patch(limits, "MAX_BATCH", _STEP)
         self.patch(staging, "STAGE_STEP", _STEP)
         self.step(create("a", b"old"), create("b"))
 

@@ -19,11 +19,11 @@ from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.api import Chunk, Command, IStreamStore, Outcome
 from durable_streams_tw.storage.commands.batches import BatchResult
-from durable_streams_tw.storage.durable import background, queued_store, reader
-from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable import queued_store, reader
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.limits import MAX_READERS
@@ -91,14 +91,14 @@ class BatchTests(_Case):
         self.assertEqual(sizes, [101, 1])
 
     def test_bounded_in_bytes(self) -> None:
-        self.patch(durable_store, "MAX_BATCH", 1000)
+        self.patch(limits, "MAX_BATCH", 1000)
         sizes = self.count_steps()
         self.submit_all(put(), *[post(b"x" * size) for size in (400, 600, 1, 5000, 999, 1, 1)])
         self.assertEqual(sizes, [3, 1, 1, 2, 1])
         self.assertEqual(len(self.content()), 7002)
 
     def test_bounded_in_number(self) -> None:
-        self.patch(durable_store, "MAX_BATCH_COMMANDS", 4)
+        self.patch(limits, "MAX_BATCH_COMMANDS", 4)
         sizes = self.count_steps()
         self.submit_all(put(), *[post(b"%d" % number) for number in range(9)])
         self.assertEqual(sizes, [4, 4, 2])
@@ -368,7 +368,7 @@ class HousekeepingTests(_Case):
 
     def test_accesses_are_written_in_steps(self) -> None:
         """Commands run between the steps; closing writes all."""
-        self.patch(background, "ACCESS_STEP", 2)
+        self.patch(limits, "ACCESS_STEP", 2)
         paths = [f"a{number}" for number in range(5)]
         self.submit_all(*[put(path, lifetime=Lifetime(ttl=100)) for path in paths])
         self.now += 1

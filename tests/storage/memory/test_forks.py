@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import IStreamStore
-from durable_streams_tw.storage.commands import forks
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.suites.fork_suite import ForkSuite
 
@@ -40,4 +40,4 @@ class CountedForkTests(MemoryForkTests):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(forks, "FORK_INLINE_COUNT", -1)
+        self.patch(limits, "FORK_INLINE_COUNT", -1)

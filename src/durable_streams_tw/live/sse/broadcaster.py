@@ -7,12 +7,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from durable_streams_tw.clocks import Seconds
+from durable_streams_tw.live import limits
 from durable_streams_tw.live.body_output import BodySink, PieceSize
-from durable_streams_tw.live.limits import (
-    SSE_COMMENT_INTERVAL,
-    SSE_LIFETIME_SPREAD,
-    SSE_LIFETIMES,
-)
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.feed import Feed, FeedContext, Subscriber
 from durable_streams_tw.live.timer_queue import TimerQueue
@@ -23,7 +19,10 @@ from durable_streams_tw.storage.api import Chunk, IStreamStore
 _SLACK = 1 / 64
 
 # Lifetimes of connections, as fractions of the reconnect interval; each connection gets one.
-_LIFETIMES = [1 - SSE_LIFETIME_SPREAD * step / SSE_LIFETIMES for step in range(SSE_LIFETIMES)]
+_LIFETIMES = [
+    1 - limits.SSE_LIFETIME_SPREAD * step / limits.SSE_LIFETIMES
+    for step in range(limits.SSE_LIFETIMES)
+]
 
 
 class Broadcaster:
@@ -41,7 +40,7 @@ class Broadcaster:
         registry: FollowerRegistry,
         clock: IReactorTime,
         reconnect_interval: float,
-        comment_interval: float = SSE_COMMENT_INTERVAL,
+        comment_interval: float = limits.SSE_COMMENT_INTERVAL,
         *,
         random: Callable[[], float],
         piece_size: PieceSize | None = None,

@@ -18,13 +18,7 @@ from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import LMDBSnapshot, open_environment
-from durable_streams_tw.storage.engine.wal.checkpoint import (
-    CheckpointRecord,
-    apply_changes,
-    new_checkpoint_record,
-    pack_checkpoint_record,
-    read_checkpoint_record,
-)
+from durable_streams_tw.storage.engine.wal import checkpoint
 from durable_streams_tw.storage.engine.wal.format import Entry
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import open_file
@@ -93,7 +87,7 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
         entries = source.wal_entries()
         copied = _copy_data_file(source, path, progress)
 
-        def unapplied(record: CheckpointRecord) -> list[Entry] | None:
+        def unapplied(record: checkpoint.CheckpointRecord) -> list[Entry] | None:
             return source.unapplied(record, entries)
 
         return _digest_file(path) if _apply_wal(path, unapplied) else copied
@@ -154,14 +148,16 @@ def require_free_space(directory: str, size: int) -> None:
 # -- changes to a copy that no other process uses ---------------------------------------------
 
 
-def _apply_wal(path: str, unapplied: Callable[[CheckpointRecord], Sequence[Entry] | None]) -> bool:
+def _apply_wal(
+    path: str, unapplied: Callable[[checkpoint.CheckpointRecord], Sequence[Entry] | None]
+) -> bool:
     """Apply the WAL entries that a copied data file lacks. Return whether it changed.
 
     ``unapplied`` returns them for the copy's checkpoint record, or None if they are no longer
     available. Raises `StoreUnusable`, and what ``unapplied`` raises.
     """
     with _write_transaction(path) as transaction:
-        record = read_checkpoint_record(LMDBSnapshot(transaction, 0))
+        record = checkpoint.read_checkpoint_record(LMDBSnapshot(transaction, 0))
         if record is None:
             return False
         entries = unapplied(record)
@@ -170,9 +166,9 @@ def _apply_wal(path: str, unapplied: Callable[[CheckpointRecord], Sequence[Entry
         if not entries and record.begun == record.applied:
             return False
         for entry in entries:
-            apply_changes(transaction, entry.pairs.items())
+            checkpoint.apply_changes(transaction, entry.pairs.items())
         record = record.advanced_to(record.applied + len(entries))
-        transaction.put(codec.CHECKPOINT_KEY, pack_checkpoint_record(record))
+        transaction.put(codec.CHECKPOINT_KEY, checkpoint.pack_checkpoint_record(record))
     return True
 
 
@@ -187,7 +183,10 @@ def detach(path: str, now: int) -> None:
         next_id = reader.load_next_id(LMDBSnapshot(transaction, 0))
         packed = codec.pack_integer(max(next_id, first_id(now)))
         transaction.put(codec.NEXT_ID_KEY, codec.seal(codec.NEXT_ID_KEY, packed))
-        transaction.put(codec.CHECKPOINT_KEY, pack_checkpoint_record(new_checkpoint_record()))
+        transaction.put(
+            codec.CHECKPOINT_KEY,
+            checkpoint.pack_checkpoint_record(checkpoint.new_checkpoint_record()),
+        )
 
 
 @contextmanager

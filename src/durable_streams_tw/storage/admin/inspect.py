@@ -28,11 +28,7 @@ from durable_streams_tw.storage.engine.lmdb import (
     refuse_empty,
     used_pages,
 )
-from durable_streams_tw.storage.engine.wal.checkpoint import (
-    CheckpointRecord,
-    read_checkpoint_record,
-    unapplied_entries,
-)
+from durable_streams_tw.storage.engine.wal import checkpoint
 from durable_streams_tw.storage.engine.wal.files import analyze, read_wal
 from durable_streams_tw.storage.engine.wal.format import Entry
 from durable_streams_tw.storage.engine.wal.memtable import MergedSnapshot, memtable_of
@@ -134,18 +130,20 @@ class Inspection:
                     return
         raise EngineFailed(CHANGING)
 
-    def unapplied(self, record: CheckpointRecord, entries: Sequence[Entry]) -> list[Entry] | None:
+    def unapplied(
+        self, record: checkpoint.CheckpointRecord, entries: Sequence[Entry]
+    ) -> list[Entry] | None:
         """Return the WAL entries that an LMDB snapshot with a checkpoint record lacks, in order.
 
         ``entries`` are the WAL entries read before the snapshot. Return None if the snapshot has
         parts of batches that are no longer in the WAL, as the store has moved on. Raises
         `EngineFailed` if batches are lost, unless the inspection is tolerant.
         """
-        unapplied = unapplied_entries(record, entries)
+        unapplied = checkpoint.unapplied_entries(record, entries)
         if unapplied is not None or self._wal is None:
             return unapplied
         known = {entry.number: entry for entry in (*entries, *self.wal_entries())}
-        unapplied = unapplied_entries(record, known.values())
+        unapplied = checkpoint.unapplied_entries(record, known.values())
         if unapplied is not None:
             return unapplied
         try:
@@ -194,10 +192,10 @@ class Inspection:
             sentences = [] if record is None else analyze(self._wal, record).findings
         return [Finding(Flaw.WAL, b"", sentence) for sentence in sentences]
 
-    def _record(self, view: View) -> CheckpointRecord | None:
+    def _record(self, view: View) -> checkpoint.CheckpointRecord | None:
         """Return the checkpoint record, None if there is none or it is corrupt."""
         with suppress(CorruptRecord):
-            return read_checkpoint_record(view)
+            return checkpoint.read_checkpoint_record(view)
         return None
 
     # -- usage and copies ---------------------------------------------------------------------

@@ -44,6 +44,7 @@ from durable_streams_tw.storage.postgres.migrations import migrate
 from durable_streams_tw.storage.postgres.schema import MOVE_MARK
 
 _DRAFT: Final = files.DATA_FILE + ".moving"
+_KEYRING: Final = "keyring"
 _MARK_KEY: Final = b"\x00move"
 _CHUNK_SIZE: Final = 1 << 16
 #: Streams of one transaction, and bytes after which no further stream is added.
@@ -312,7 +313,8 @@ def move_to_database(
         for group in _groups(source.streams(mark.last)):
             with connection.transaction():
                 _insert(connection, source, group)
-                _save_mark(connection, Mark(mark.source, group[-1].state.id))
+                last = Mark(mark.source, group[-1].state.id)
+                _write_secret(connection, MOVE_MARK, msgspec.json.encode(last))
             done += len(group)
             progress("moving", done, count)
         with connection.transaction():
@@ -327,11 +329,7 @@ def move_to_database(
                 "UPDATE registry SET version = version + 1, lineage = nextval('ids')"
             )
             if keyring is not None:
-                connection.execute(
-                    "INSERT INTO secret (name, value) VALUES ('keyring', %s) "
-                    "ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value",
-                    (keyring,),
-                )
+                _write_secret(connection, _KEYRING, keyring)
             connection.execute("DELETE FROM secret WHERE name = %s", (MOVE_MARK,))
         return moved
 
@@ -356,11 +354,9 @@ def _refuse_nodes(connection: psycopg.Connection[Any]) -> None:
 def _begin(connection: psycopg.Connection[Any], mark: Mark, schema: str) -> Mark:
     """Return the progress of an interrupted move from the same source, or begin one."""
     with connection.transaction():
-        row = connection.execute(
-            "SELECT value FROM secret WHERE name = %s", (MOVE_MARK,), binary=True
-        ).fetchone()
-        if row is not None:
-            found = _mark.decode(row[0])
+        known = _read_secret(connection, MOVE_MARK)
+        if known is not None:
+            found = _mark.decode(known)
             if found.source != mark.source:
                 raise StoreUnusable(
                     f"the schema {schema!r} has a part of another store, whose move was interrupted"
@@ -371,15 +367,21 @@ def _begin(connection: psycopg.Connection[Any], mark: Mark, schema: str) -> Mark
         )
         if occupied[0]:
             raise StoreUnusable(f"the schema {schema!r} already has streams: use an empty one")
-        _save_mark(connection, mark)
+        _write_secret(connection, MOVE_MARK, msgspec.json.encode(mark))
         return mark
 
 
-def _save_mark(connection: psycopg.Connection[Any], mark: Mark) -> None:
+def _read_secret(connection: psycopg.Connection[Any], name: str) -> bytes | None:
+    query = "SELECT value FROM secret WHERE name = %s"
+    row = connection.execute(query, (name,), binary=True).fetchone()
+    return None if row is None else row[0]
+
+
+def _write_secret(connection: psycopg.Connection[Any], name: str, value: bytes) -> None:
     connection.execute(
         "INSERT INTO secret (name, value) VALUES (%s, %s) "
         "ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value",
-        (MOVE_MARK, msgspec.json.encode(mark)),
+        (name, value),
     )
 
 
@@ -450,8 +452,7 @@ def move_to_directory(
     try:
         with _translated_errors(), connect(settings) as connection:
             _refuse_nodes(connection)
-            row = connection.execute("SELECT name FROM secret WHERE name = %s", (MOVE_MARK,))
-            if row.fetchone() is not None:
+            if _read_secret(connection, MOVE_MARK) is not None:
                 raise StoreUnusable("the database has only a part of a store: complete that move")
             source = _DatabaseSide(connection)
             moved = _write_draft(connection, source, draft, now, progress)
@@ -460,11 +461,9 @@ def move_to_directory(
                     _compare(source, _DirectorySide(view), moved, moved.streams, progress)
                 verify(inspection, draft, progress)
             detach(draft, now)
-            keyring = connection.execute(
-                "SELECT value FROM secret WHERE name = 'keyring'", binary=True
-            ).fetchone()
+            keyring = _read_secret(connection, _KEYRING)
         if keyring is not None:
-            _write_keyring(os.path.join(directory, keys), keyring[0])
+            _write_keyring(os.path.join(directory, keys), keyring)
         files.persist(directory)
         os.replace(draft, os.path.join(directory, files.DATA_FILE))
         files.persist(directory)

@@ -23,12 +23,7 @@ from durable_streams_tw.protocol.streams import forks
 from durable_streams_tw.protocol.streams.commands import CountedForkPoint, Create
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.limits import (
-    FORK_COUNT_COST,
-    FORK_COUNT_STEP,
-    FORK_INLINE_COUNT,
-    MAX_COUNTED_FORKS,
-)
+from durable_streams_tw.storage import limits
 
 Run = tuple[int, bytes | None]
 """Stored whole messages: size in bytes, and the bytes. The bytes are None for a single message that
@@ -86,7 +81,7 @@ def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Crea
         counted = request.counted
         if counted is not None and counted.of(source.id, point.position):
             point = counted.position
-        elif source.tail - point.position > FORK_INLINE_COUNT:
+        elif source.tail - point.position > limits.FORK_INLINE_COUNT:
             return forks.UNCOUNTED
         elif not reader.is_boundary(source, point.position):
             return forks.TORN
@@ -119,7 +114,7 @@ def count_some(
         point = forks.locate_fork_point(source, command)
         if not isinstance(point, forks.RemainingMessages):
             return command
-        if source.tail - point.position <= FORK_INLINE_COUNT:
+        if source.tail - point.position <= limits.FORK_INLINE_COUNT:
             return command
         if not reader.is_boundary(source, point.position):
             return forks.TORN
@@ -128,7 +123,7 @@ def count_some(
         source = reader.stream(counting.source_id)
         if source is None:
             return command
-    reached = _count(reader, source, counting.step, FORK_COUNT_STEP)
+    reached = _count(reader, source, counting.step, limits.FORK_COUNT_STEP)
     if isinstance(reached, Refusal):
         return reached
     if isinstance(reached, forks.RemainingMessages):
@@ -146,7 +141,7 @@ def _count(
             return reached
         step = reached
         if limit is not None:
-            limit -= size + FORK_COUNT_COST
+            limit -= size + limits.FORK_COUNT_COST
             if limit <= 0 and step.position < source.tail:
                 return step
     return forks.OVERSHOOT
@@ -185,7 +180,7 @@ class ForkCounter:
 
         Refuse with `OVERLOADED` if MAX_COUNTED_FORKS commands are waiting.
         """
-        if len(self._waiting) >= MAX_COUNTED_FORKS:
+        if len(self._waiting) >= limits.MAX_COUNTED_FORKS:
             callback(OVERLOADED)
             return
         self._waiting.append(_Waiting(command, None, callback))

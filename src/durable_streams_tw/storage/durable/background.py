@@ -16,18 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.clocks import cancel
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.commands.batches import BatchResult
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
-from durable_streams_tw.storage.limits import (
-    ACCESS_FLUSH_INTERVAL,
-    ACCESS_STEP,
-    CHECKPOINT_INTERVAL,
-    READER_CHECK_INTERVAL,
-    SWEEP_INTERVAL,
-)
 
 
 class BackgroundTask(Struct):
@@ -98,7 +92,7 @@ class BackgroundTimers:
     # -- sweep --------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
+        self._start_timer("sweep", limits.SWEEP_INTERVAL, self._sweep)
         self.sweep_now()
 
     def sweep_now(self) -> None:
@@ -126,7 +120,7 @@ class BackgroundTimers:
     # -- access times -------------------------------------------------------------------------
 
     def _start_access_timer(self) -> None:
-        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        self._start_timer("accesses", limits.ACCESS_FLUSH_INTERVAL, self._write_accesses)
 
     def _write_accesses(self) -> None:
         self._start_access_timer()
@@ -147,7 +141,7 @@ class BackgroundTimers:
 
     def _write_some_accesses(self) -> None:
         """Queue the next step. One at a time, so that commands are committed in between."""
-        part = dict(islice(self._accesses or (), ACCESS_STEP))
+        part = dict(islice(self._accesses or (), limits.ACCESS_STEP))
         if not part:
             self._accesses = None
             return
@@ -199,7 +193,7 @@ class BackgroundTasks(BackgroundTimers):
         )
         self._start_timer("sweep", 0, self._sweep)
         self._start_access_timer()
-        self._start_timer("readers", READER_CHECK_INTERVAL, self._check_readers)
+        self._start_timer("readers", limits.READER_CHECK_INTERVAL, self._check_readers)
         # After a crash, recovery may have left entries in the memtable.
         self._checkpoint_due(at_once=False)
 
@@ -218,7 +212,7 @@ class BackgroundTasks(BackgroundTimers):
         if at_once:
             self._checkpoint()
         elif self._running and "checkpoint" not in self._timers:
-            self._start_timer("checkpoint", CHECKPOINT_INTERVAL, self._checkpoint)
+            self._start_timer("checkpoint", limits.CHECKPOINT_INTERVAL, self._checkpoint)
 
     def _checkpoint(self) -> None:
         cancel(self._timers.pop("checkpoint", None))
@@ -260,7 +254,7 @@ class BackgroundTasks(BackgroundTimers):
     # -- stale readers ------------------------------------------------------------------------
 
     def _check_readers(self) -> None:
-        self._start_timer("readers", READER_CHECK_INTERVAL, self._check_readers)
+        self._start_timer("readers", limits.READER_CHECK_INTERVAL, self._check_readers)
         self._executor.submit_write(BackgroundTask(self._run_reader_check))
 
     def _run_reader_check(self) -> None:

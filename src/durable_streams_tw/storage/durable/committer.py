@@ -35,6 +35,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, Command, Outcome, RecordChange
 from durable_streams_tw.storage.commands import pending
@@ -53,14 +54,6 @@ from durable_streams_tw.storage.engine import codec, kv, tables
 from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.tables import StagedBody
 from durable_streams_tw.storage.errors import CorruptRecord
-from durable_streams_tw.storage.limits import (
-    BATCH_TIME,
-    DELETE_STEP,
-    MAX_BATCH,
-    MAX_PRODUCERS,
-    SWEEP_RETRY,
-    SWEEP_STEP,
-)
 
 UNKNOWN = Refusal(
     Problem.OUTCOME_UNKNOWN,
@@ -70,7 +63,7 @@ UNKNOWN = Refusal(
 FULL_DISK = "the disk is full: appends and creates are refused until space is free"
 UNAVAILABLE = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed; nothing was written")
 
-_LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
+_LARGEST: Final = max(limits.DELETE_STEP, limits.SWEEP_STEP)
 _WITH_BODY: Final = (Append, Create)
 _SLOWEST: Final = 32
 
@@ -104,7 +97,7 @@ class Committer:
         reserve: int = 0,
         quota: int | None = None,
         clock: Callable[[], float] = monotonic,
-        max_producers: int = MAX_PRODUCERS,
+        max_producers: int = limits.MAX_PRODUCERS,
     ) -> None:
         self._clock = clock
         self._engine = engine
@@ -135,7 +128,7 @@ class Committer:
         Failures of the disk and errors of clients are in the result; anything raised is a bug. A
         batch that is too large for a full disk takes several commits.
         """
-        return self._step(commands, None, self._clock() + BATCH_TIME)
+        return self._step(commands, None, self._clock() + limits.BATCH_TIME)
 
     def _step(self, commands: Sequence[Command], full: bool | None, until: float) -> BatchResult:
         """Carry out commands until ``until`` (monotonic seconds).
@@ -157,8 +150,10 @@ class Committer:
             try:
                 self._settle(batch, transaction)
                 if resuming:
-                    self._resume(transaction, until - BATCH_TIME / 2)
-                    self._discard(batch, transaction, DELETE_STEP, until - BATCH_TIME / 2)
+                    self._resume(transaction, until - limits.BATCH_TIME / 2)
+                    self._discard(
+                        batch, transaction, limits.DELETE_STEP, until - limits.BATCH_TIME / 2
+                    )
                 decided = self._decide(transaction, commands, full, resuming, spared, until)
                 if decided is not None:
                     more = self._unfinished(transaction)
@@ -186,7 +181,7 @@ class Committer:
         run another step immediately. Failures of the disk are in the result.
         """
         now = self._now()
-        until = self._clock() + BATCH_TIME
+        until = self._clock() + limits.BATCH_TIME
         spared: set[int] = set()
         while True:
             try:
@@ -215,12 +210,12 @@ class Committer:
                 if self._portion == _LARGEST:
                     # A smaller portion means that the disk is full: free space before fan-outs.
                     self._resume(transaction, until)
-                self._discard(batch, transaction, min(DELETE_STEP, portion), until)
+                self._discard(batch, transaction, min(limits.DELETE_STEP, portion), until)
                 ended = self._expire(transaction, due, spared, now, until)
                 if ended is not None:
-                    most = min(DELETE_STEP, portion)
+                    most = min(limits.DELETE_STEP, portion)
                     freed, gone, left = self._free(batch, transaction, garbage, most, until)
-                    more = left or ended < len(due) or ended == min(SWEEP_STEP, portion)
+                    more = left or ended < len(due) or ended == min(limits.SWEEP_STEP, portion)
                     more = more or self._unfinished(transaction)
                     last = codec.deadline_key(*due[ended - 1]) if ended else b""
                     # Look up fewer entries next time if there was no time to process these.
@@ -344,7 +339,7 @@ class Committer:
                     if (
                         isinstance(command, _WITH_BODY)
                         and command.body is not None
-                        and len(command.body.data) > MAX_BATCH
+                        and len(command.body.data) > limits.MAX_BATCH
                     ):
                         outcome = self._carry_out_step(transaction, command, command.body, now)
                     else:
@@ -565,7 +560,7 @@ class Committer:
             if done > len(spared) and self._clock() >= until:
                 return done
             if stream_id in spared:
-                transaction.postpone(stream_id, found_at, now + int(SWEEP_RETRY * 1000))
+                transaction.postpone(stream_id, found_at, now + int(limits.SWEEP_RETRY * 1000))
                 continue
             try:
                 waits = bool(transaction.fan_outs or transaction.staged)
@@ -673,8 +668,8 @@ def _due(
     first = max(codec.DEADLINES[0], passed.deadline + b"\x00")
     for key in _ascending(batch, first, codec.deadline_key(now + 1, 0)):
         due.append((codec.unpack_integer(key[1:9]), codec.unpack_integer(key[9:17])))
-        if len(due) == min(SWEEP_STEP, most):
+        if len(due) == min(limits.SWEEP_STEP, most):
             break
     first, stop = codec.GARBAGE
     keys = _ascending(batch, max(first, passed.garbage + b"\x00"), stop)
-    return due, list(islice(keys, min(DELETE_STEP, most)))
+    return due, list(islice(keys, min(limits.DELETE_STEP, most)))

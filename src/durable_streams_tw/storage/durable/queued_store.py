@@ -171,15 +171,11 @@ class QueuedStore(api.ObservedStore):
     ) -> None:
         """Record the measurements of a batch; durations are in seconds."""
         if self._observer is not None:
-            self._observer.record_batch(
-                [job.command for job in batch],
-                result.outcomes,
-                result.changes,
-                waited,
-                took,
-                result.seconds,
-                result.failed,
+            commands, outcomes = [job.command for job in batch], result.outcomes
+            measured = api.MeasuredBatch(
+                commands, outcomes, result.changes, waited, took, result.seconds, result.failed
             )
+            self._observer.record_batch(measured)
 
     # -- reads ----------------------------------------------------------------------------------
 

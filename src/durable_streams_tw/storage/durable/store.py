@@ -23,6 +23,7 @@ from durable_streams_tw.protocol.streams.commands import Create
 from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import (
     STOPPING,
     Chunk,
@@ -51,13 +52,6 @@ from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.fork_ranges import check_same_stream, resolve_offset
-from durable_streams_tw.storage.limits import (
-    DISK_RESERVE,
-    MAX_BATCH,
-    MAX_BATCH_COMMANDS,
-    MAX_PRODUCERS,
-    STAGE_STEP,
-)
 
 T = TypeVar("T")
 
@@ -102,7 +96,7 @@ class DurableStore(QueuedStore):
         segment_size: int = SEGMENT_SIZE,
         now: Callable[[], int] | None = None,
         lead: Callable[[], int] = lambda: 0,
-        max_producers: int = MAX_PRODUCERS,
+        max_producers: int = limits.MAX_PRODUCERS,
     ) -> None:
         super().__init__(executor, now, lead)
         self._max_producers = max_producers
@@ -125,7 +119,7 @@ class DurableStore(QueuedStore):
             try:
                 check_format(self._lmdb, self._directory, self._now())
                 persist(self._directory)
-                reserve = min(DISK_RESERVE, self._lmdb.total_disk_bytes() // 20)
+                reserve = min(limits.DISK_RESERVE, self._lmdb.total_disk_bytes() // 20)
                 self._engine = WALEngine(self._directory, self._lmdb, self._segment_size)
             except BaseException:
                 self._lmdb.close()
@@ -200,9 +194,11 @@ class DurableStore(QueuedStore):
                 queue.append(job)
         while queue:
             count, size = 0, 0
-            for job in islice(queue, MAX_BATCH_COMMANDS):
-                share = job.size if job.size <= MAX_BATCH else min(job.size, STAGE_STEP)
-                if count and size + share > MAX_BATCH:
+            for job in islice(queue, limits.MAX_BATCH_COMMANDS):
+                share = (
+                    job.size if job.size <= limits.MAX_BATCH else min(job.size, limits.STAGE_STEP)
+                )
+                if count and size + share > limits.MAX_BATCH:
                     break
                 count += 1
                 size += share

@@ -65,11 +65,8 @@ class LogChecker:
         if self._torn:
             yield Finding(Flaw.MESSAGES, self._key, "the last message is incomplete")
         if last_start != self._record.last_start:
-            yield Finding(
-                Flaw.DATA,
-                self._key,
-                f"the last record begins at {last_start}, not at {self._record.last_start}",
-            )
+            detail = f"the last record begins at {last_start}, not at {self._record.last_start}"
+            yield Finding(Flaw.DATA, self._key, detail)
 
     def _place(self, key: bytes, start: int, payload: memoryview, size: int) -> Iterator[Finding]:
         if self._position is not None and start != self._position:
@@ -80,9 +77,7 @@ class LogChecker:
 
     def _messages(self, key: bytes, flags: int, payload: memoryview) -> Iterator[Finding]:
         before, after = flags & codec.STARTS_MID_MESSAGE, flags & codec.ENDS_MID_MESSAGE
-        if flags & ~(codec.STARTS_MID_MESSAGE | codec.ENDS_MID_MESSAGE) or (
-            flags and not self._json
-        ):
+        if flags != before | after or (flags and not self._json):
             yield Finding(Flaw.MESSAGES, key, f"flags {flags} are invalid for this stream")
         if self._torn is not None and self._torn != bool(before):
             yield Finding(

@@ -119,7 +119,7 @@ class _StoreChecker:
         yield from self._format()
         for first, stop in _UNKNOWN_RANGES:
             for key, _ in self._view.scan(first, stop):
-                yield Finding(Flaw.STRANGE_KEY, bytes(key), "the prefix is unknown")
+                yield _strange(bytes(key), "the prefix is unknown")
         yield from self._staged_bodies()
         yield from self._paths()
         yield from self._streams()
@@ -154,11 +154,8 @@ class _StoreChecker:
             yield unreadable(corrupt)
             return
         if next_id <= self._greatest_id:
-            yield Finding(
-                Flaw.NEXT_ID,
-                codec.NEXT_ID_KEY,
-                f"{next_id} is next, {self._greatest_id} is in use",
-            )
+            detail = f"{next_id} is next, {self._greatest_id} is in use"
+            yield Finding(Flaw.NEXT_ID, codec.NEXT_ID_KEY, detail)
 
     def _record(self, stream_id: int) -> StreamRecord | CorruptRecord | None:
         try:
@@ -206,7 +203,7 @@ class _StoreChecker:
         for raw, value in self._view.scan(*codec.STREAMS):
             key = bytes(raw)
             if len(key) != 9:
-                yield Finding(Flaw.STRANGE_KEY, key, "the key of a stream must have 9 bytes")
+                yield _strange(key, "the key of a stream must have 9 bytes")
                 continue
             stream_id = codec.unpack_integer(key[1:])
             self._greatest_id = max(self._greatest_id, stream_id)
@@ -251,9 +248,7 @@ class _StoreChecker:
         for raw, value in self._view.scan(*codec.DEADLINES):
             key = bytes(raw)
             if len(key) != 17 or len(value):
-                yield Finding(
-                    Flaw.STRANGE_KEY, key, "an index entry must have 17 bytes and no value"
-                )
+                yield _strange(key, "an index entry must have 17 bytes and no value")
                 continue
             deadline = codec.unpack_integer(key[1:9])
             record = self._record(codec.unpack_integer(key[9:]))
@@ -271,10 +266,10 @@ class _StoreChecker:
             key = bytes(raw)
             generation, name = codec.parse_producer_key(key)
             if not (name[:1] == b"=" or (name[:1] == b"#" and len(name) == 33)):
-                yield Finding(Flaw.STRANGE_KEY, key, "the key has no producer name")
+                yield _strange(key, "the key has no producer name")
                 continue
             if generation > current.number:
-                yield Finding(Flaw.STRANGE_KEY, key, "the generation is newer than the stream's")
+                yield _strange(key, "the generation is newer than the stream's")
                 continue
             try:
                 codec.unpack_producer(key, value)
@@ -294,9 +289,7 @@ class _StoreChecker:
         for raw, value in self._view.scan(*codec.GARBAGE):
             key = bytes(raw)
             if len(key) not in (9, 17) or len(value):
-                yield Finding(
-                    Flaw.STRANGE_KEY, key, "a deletion mark must have 9 or 17 bytes and no value"
-                )
+                yield _strange(key, "a deletion mark must have 9 or 17 bytes and no value")
                 continue
             stream_id = codec.unpack_integer(key[1:9])
             self._greatest_id = max(self._greatest_id, stream_id)
@@ -313,11 +306,9 @@ class _StoreChecker:
         record = self._record(stream_id)
         if isinstance(record, StreamRecord):
             if not 0 < codec.unpack_integer(key[9:]) < record.producers.number:
-                yield Finding(
-                    Flaw.STRANGE_KEY, key, "the generation is not an older one of the stream"
-                )
+                yield _strange(key, "the generation is not an older one of the stream")
         elif record is None and not self._has(codec.garbage_key(stream_id)):
-            yield Finding(Flaw.STRANGE_KEY, key, "the stream does not exist")
+            yield _strange(key, "the stream does not exist")
 
     def _orphans(self) -> Iterator[Finding]:
         for prefix, what in ((b"d", "bytes"), (b"q", "producers")):
@@ -326,7 +317,7 @@ class _StoreChecker:
             while (found := next(self._view.scan(first, stop), None)) is not None:
                 key = bytes(found[0])
                 if len(key) < 9:
-                    yield Finding(Flaw.STRANGE_KEY, key, "the key has no stream id")
+                    yield _strange(key, "the key has no stream id")
                     first = key + b"\x00"
                     continue
                 stream_id = codec.unpack_integer(key[1:9])
@@ -349,30 +340,22 @@ class _StoreChecker:
         if isinstance(record, CorruptRecord):
             return
         if record is None or fork.source_id >= state.id:
-            yield Finding(Flaw.FORK, key, f"its source {fork.source_id} does not exist or is newer")
+            yield _wrong_fork(key, f"its source {fork.source_id} does not exist or is newer")
             return
         source = record.state
         depth = 1 if source.fork is None else source.fork.depth + 1
         if not source.forks:
-            yield Finding(Flaw.FORK, key, f"its source {source.id} counts no forks")
+            yield _wrong_fork(key, f"its source {source.id} counts no forks")
         if fork.depth != depth or depth > MAX_FORK_DEPTH:
-            yield Finding(Flaw.FORK, key, f"its depth is {depth}, recorded as {fork.depth}")
+            yield _wrong_fork(key, f"its depth is {depth}, recorded as {fork.depth}")
         if not content_types.same(state.content_type, source.content_type):
-            yield Finding(
-                Flaw.FORK, key, f"the content type of its source is {source.content_type}"
-            )
+            yield _wrong_fork(key, f"the content type of its source is {source.content_type}")
         if not 0 <= fork.position <= min(source.tail, state.tail):
-            yield Finding(
-                Flaw.FORK,
-                key,
-                f"its fork position {fork.position} is outside its source (tail {source.tail})",
-            )
+            where = f"outside its source (tail {source.tail})"
+            yield _wrong_fork(key, f"its fork position {fork.position} is {where}")
         elif self._deep and not self._between_messages(source, fork.position):
-            yield Finding(
-                Flaw.FORK,
-                key,
-                f"its fork position {fork.position} is inside a message of its source",
-            )
+            detail = f"its fork position {fork.position} is inside a message of its source"
+            yield _wrong_fork(key, detail)
 
     def _between_messages(self, source: StreamState, position: int) -> bool:
         try:
@@ -389,7 +372,7 @@ class _StoreChecker:
             for state in self._states(first, stop):
                 if state.deleted and not state.forks:
                     key = codec.stream_key(state.id)
-                    yield Finding(Flaw.FORK, key, "it is deleted and has no forks")
+                    yield _wrong_fork(key, "it is deleted and has no forks")
                 if state.forks:
                     sources[state.id] = state.forks
                     if len(sources) == _SOURCES_PER_PASS:
@@ -400,7 +383,7 @@ class _StoreChecker:
             for source_id, left in sources.items():
                 if left:
                     key = codec.stream_key(source_id)
-                    yield Finding(Flaw.FORK, key, f"its fork count is {left} too high")
+                    yield _wrong_fork(key, f"its fork count is {left} too high")
             if len(sources) < _SOURCES_PER_PASS:
                 return
             first = codec.stream_key(max(sources) + 1)
@@ -412,3 +395,11 @@ class _StoreChecker:
             except CorruptRecord:
                 # Reported by `_streams`.
                 continue
+
+
+def _strange(key: bytes, detail: str) -> Finding:
+    return Finding(Flaw.STRANGE_KEY, key, detail)
+
+
+def _wrong_fork(key: bytes, detail: str) -> Finding:
+    return Finding(Flaw.FORK, key, detail)

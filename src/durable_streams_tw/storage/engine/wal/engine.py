@@ -24,25 +24,9 @@ from twisted.logger import Logger
 
 from durable_streams_tw.storage.engine import codec, kv
 from durable_streams_tw.storage.engine.limits import MAX_WAL_ENTRY
-from durable_streams_tw.storage.engine.wal.checkpoint import (
-    CheckpointRecord,
-    apply_checkpoint,
-    commit_changes,
-    new_checkpoint_record,
-    pack_checkpoint_record,
-    read_checkpoint_record,
-    release_freed_pages,
-)
+from durable_streams_tw.storage.engine.wal import checkpoint, memtable
 from durable_streams_tw.storage.engine.wal.files import WriteAheadLog, analyze, sync_segments
 from durable_streams_tw.storage.engine.wal.format import Pairs, pack_entry
-from durable_streams_tw.storage.engine.wal.memtable import (
-    BatchPairs,
-    Memtable,
-    MergedSnapshot,
-    MergedView,
-    Overlay,
-    memtable_of,
-)
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import SEGMENT_FILES
 
@@ -81,8 +65,8 @@ class WALEngine:
         self._max_entry = min(MAX_WAL_ENTRY, size // 8)
         self._commit_lock, self._checkpoint_lock, self._visible_lock = Lock(), Lock(), Lock()
         # The memtable of new batches, and the one that the current checkpoint applies.
-        self._active = Memtable()
-        self._frozen: Memtable | None = None
+        self._active = memtable.Memtable()
+        self._frozen: memtable.Memtable | None = None
         self._frozen_until = 0
         self._wal: WriteAheadLog | None = None
         # Number of a batch whose outcome is unknown.
@@ -103,14 +87,14 @@ class WALEngine:
 
     # -- open and close -----------------------------------------------------------------------
 
-    def _load_record(self) -> CheckpointRecord:
+    def _load_record(self) -> checkpoint.CheckpointRecord:
         try:
             with self._lmdb.snapshot() as view:
-                record = read_checkpoint_record(view)
+                record = checkpoint.read_checkpoint_record(view)
             if record is None:
-                record = new_checkpoint_record()
-                value = pack_checkpoint_record(record)
-                commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, value)])
+                record = checkpoint.new_checkpoint_record()
+                value = checkpoint.pack_checkpoint_record(record)
+                checkpoint.commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, value)])
         except (CorruptRecord, kv.EngineFailed, kv.EngineFull) as failure:
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         return record
@@ -123,7 +107,7 @@ class WALEngine:
             raise StoreUnusable(f"{found.findings[0]}: {self._loss_advice()}")
         if found.last == self._record.applied:
             return
-        self._frozen = memtable_of(found.unapplied)
+        self._frozen = memtable.memtable_of(found.unapplied)
         self._number = self._frozen_until = found.last
         try:
             self._checkpoint_frozen()
@@ -186,9 +170,9 @@ class WALEngine:
                 view = held.enter_context(self._lmdb.snapshot())
                 version = self.min_version | self._number
                 overlays = self._overlays()
-            yield MergedSnapshot(overlays, view, version)
+            yield memtable.MergedSnapshot(overlays, view, version)
 
-    def _overlays(self) -> list[Overlay]:
+    def _overlays(self) -> list[memtable.Overlay]:
         overlays = [] if self._frozen is None else [self._frozen.as_of(self._number)]
         return [self._active.as_of(self._number), *overlays] if len(self._active) else overlays
 
@@ -297,17 +281,17 @@ class WALEngine:
     def _commit_directly(self, pairs: Pairs) -> int:
         self._checkpoint_all(self._number)
         number = self._number + 1
-        value = pack_checkpoint_record(self._record.advanced_to(number))
+        value = checkpoint.pack_checkpoint_record(self._record.advanced_to(number))
         changes = [*sorted(pairs.items()), (codec.CHECKPOINT_KEY, value)]
         try:
             try:
-                commit_changes(self._lmdb, changes)
+                checkpoint.commit_changes(self._lmdb, changes)
             except kv.EngineFull:
                 if not self._has_freed_pages:
                     raise
                 self._has_freed_pages = False
-                release_freed_pages(self._lmdb)
-                commit_changes(self._lmdb, changes)
+                checkpoint.release_freed_pages(self._lmdb)
+                checkpoint.commit_changes(self._lmdb, changes)
         except kv.EngineFailed:
             self._set_unknown(number)
             raise
@@ -363,7 +347,7 @@ class WALEngine:
     def _freeze(self) -> None:
         """Freeze the active memtable for a checkpoint, and switch to the other segment."""
         with self._visible_lock:
-            self._frozen, self._active = self._active, Memtable()
+            self._frozen, self._active = self._active, memtable.Memtable()
             self._frozen_until = self._number
         if self._wal is not None:
             self._wal.switch_segment()
@@ -389,7 +373,7 @@ class WALEngine:
         try:
             # A number above `_number` is that of a batch that recovery must skip.
             record = self._record.advanced_to(number)
-            apply_checkpoint(self._lmdb, pairs, record, min(number, self._number))
+            checkpoint.apply_checkpoint(self._lmdb, pairs, record, min(number, self._number))
         except (kv.EngineFull, kv.EngineFailed) as failure:
             self._disk_full = isinstance(failure, kv.EngineFull)
             self._checkpoint_error = str(failure)
@@ -399,7 +383,7 @@ class WALEngine:
     def _drop_memtables(self, number: int) -> None:
         """Drop the memtables after LMDB has all batches up to a number."""
         with self._visible_lock:
-            self._frozen, self._active = None, Memtable()
+            self._frozen, self._active = None, memtable.Memtable()
             self._number = number
         if self._wal is not None:
             # The WAL may lack the last batch, and numbers in one segment must be consecutive.
@@ -414,16 +398,16 @@ def _size_of(pairs: Pairs) -> int:
     return sum([len(value) for value in pairs.values() if value is not None])
 
 
-class _Batch(MergedView):
+class _Batch(memtable.MergedView):
     """Batch over memtables and LMDB. A read opens an LMDB snapshot only when it needs one."""
 
     def __init__(
         self,
         lmdb_engine: kv.KeyValueEngine,
-        overlays: list[Overlay],
+        overlays: list[memtable.Overlay],
         commit: Callable[[Pairs], int],
     ) -> None:
-        self._changes = BatchPairs()
+        self._changes = memtable.BatchPairs()
         super().__init__([self._changes, *overlays])
         self._lmdb = lmdb_engine
         self._commit = commit

@@ -16,18 +16,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from durable_streams_tw.storage.engine.wal import format as wal_format
 from durable_streams_tw.storage.engine.wal.checkpoint import CheckpointRecord
-from durable_streams_tw.storage.engine.wal.format import (
-    HEADER_SIZE,
-    Entry,
-    SegmentHeader,
-    consecutive_after,
-    entry_begins,
-    find_later_entry,
-    pack_header,
-    read_entries,
-    unpack_header,
-)
 from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES, open_file, sync_directory
 
@@ -54,7 +44,7 @@ class WriteAheadLog:
             self.close()
             raise
         self._current = 0
-        self._position = HEADER_SIZE
+        self._position = wal_format.HEADER_SIZE
 
     @property
     def free_bytes(self) -> int:
@@ -71,7 +61,7 @@ class WriteAheadLog:
     def switch_segment(self) -> None:
         """Continue at the beginning of the other segment, whose entries LMDB contains."""
         self._current = 1 - self._current
-        self._position = HEADER_SIZE
+        self._position = wal_format.HEADER_SIZE
 
     def close(self) -> None:
         """Close the files. Ignore errors: entries were flushed, and close frees the descriptors."""
@@ -80,7 +70,7 @@ class WriteAheadLog:
                 os.close(self._files.pop())
 
 
-def read_wal(directory: str, wal_id: bytes) -> list[Entry]:
+def read_wal(directory: str, wal_id: bytes) -> list[wal_format.Entry]:
     """Return the entries in a directory's segments, in no order. A server may be writing them.
 
     Raises `StoreUnusable` if they cannot be read or belong to another store.
@@ -96,7 +86,7 @@ class WALAnalysis(Struct, frozen=True):
     for each kind of loss of acknowledged batches.
     """
 
-    unapplied: list[Entry]
+    unapplied: list[wal_format.Entry]
     last: int
     findings: list[str]
 
@@ -112,7 +102,7 @@ def analyze(directory: str, record: CheckpointRecord) -> WALAnalysis:
     used = any(segment.entries for segment in segments)
     for segment in segments:
         entries = segment.entries
-        later = find_later_entry(segment.data, record.wal_id, entries, record.applied)
+        later = wal_format.find_later_entry(segment.data, record.wal_id, entries, record.applied)
         if later is not None:
             readable = f"batch {entries[-1].number}" if entries else "its beginning"
             findings.append(f"{segment.path} is damaged between {readable} and batch {later}")
@@ -125,7 +115,7 @@ def analyze(directory: str, record: CheckpointRecord) -> WALAnalysis:
     newer = [
         entry for segment in segments for entry in segment.entries if entry.number > record.applied
     ]
-    unapplied = consecutive_after(newer, record.applied)
+    unapplied = wal_format.consecutive_after(newer, record.applied)
     last = record.applied + len(unapplied)
     whole = len(segments) == len(SEGMENT_FILES) and all(
         segment.header is not None for segment in segments
@@ -141,14 +131,16 @@ def analyze(directory: str, record: CheckpointRecord) -> WALAnalysis:
 
 class _Segment(Struct, frozen=True):
     path: str
-    header: SegmentHeader | None
-    entries: list[Entry]
+    header: wal_format.SegmentHeader | None
+    entries: list[wal_format.Entry]
     data: bytes
 
 
 def _begins(segments: list[_Segment], record: CheckpointRecord) -> bool:
     """Return whether any segment has the beginning of the batch ``record.begun``."""
-    return any(entry_begins(segment.data, record.wal_id, record.begun) for segment in segments)
+    return any(
+        wal_format.entry_begins(segment.data, record.wal_id, record.begun) for segment in segments
+    )
 
 
 def _segment_paths(directory: str) -> list[str]:
@@ -166,13 +158,15 @@ def _read_segments(directory: str, wal_id: bytes) -> list[_Segment]:
         ):
             data = file.read()
         # Read the entries even if the header is damaged: their checksums include the WAL id.
-        found.append(_Segment(path, _header(path, data, wal_id), read_entries(data, wal_id), data))
+        found.append(
+            _Segment(path, _header(path, data, wal_id), wal_format.read_entries(data, wal_id), data)
+        )
     return found
 
 
-def _header(path: str, data: bytes, wal_id: bytes) -> SegmentHeader | None:
+def _header(path: str, data: bytes, wal_id: bytes) -> wal_format.SegmentHeader | None:
     """Return the header of a segment. Raises `StoreUnusable` if it belongs to another store."""
-    header = unpack_header(data)
+    header = wal_format.unpack_header(data)
     if header is not None and header.wal_id != wal_id:
         raise StoreUnusable(
             f"{path} belongs to another store: if you replaced the store on purpose, move this "
@@ -206,13 +200,13 @@ def _open_segment(path: str, wal_id: bytes, size: int) -> int:
     try:
         file = open_file(path, os.O_RDWR)
     except FileNotFoundError:
-        return _create_segment(path, SegmentHeader(wal_id, size))
+        return _create_segment(path, wal_format.SegmentHeader(wal_id, size))
     try:
         status = os.fstat(file)
-        whole = SegmentHeader(wal_id, max(size, status.st_size))
+        whole = wal_format.SegmentHeader(wal_id, max(size, status.st_size))
         # Copy tools may turn zeros into holes, where a later append can fail with a full disk.
         sparse = status.st_blocks * _BLOCK < status.st_size
-        if not sparse and _header(path, os.pread(file, HEADER_SIZE, 0), wal_id) == whole:
+        if not sparse and _header(path, os.pread(file, wal_format.HEADER_SIZE, 0), wal_id) == whole:
             return file
     except BaseException:
         os.close(file)
@@ -221,7 +215,7 @@ def _open_segment(path: str, wal_id: bytes, size: int) -> int:
     return _create_segment(path, whole)
 
 
-def _create_segment(path: str, header: SegmentHeader) -> int:
+def _create_segment(path: str, header: wal_format.SegmentHeader) -> int:
     """Create an empty segment, atomically, in place of any other, and return its descriptor.
 
     Raises `OSError`.
@@ -232,7 +226,7 @@ def _create_segment(path: str, header: SegmentHeader) -> int:
     file = open_file(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         _allocate(file, header.size)
-        _write_at(file, pack_header(header), 0)
+        _write_at(file, wal_format.pack_header(header), 0)
         os.fsync(file)
         os.rename(draft, path)
         sync_directory(os.path.dirname(path))
