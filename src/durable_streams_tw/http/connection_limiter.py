@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IReactorTime,
-    ISSLTransport,
-    ITCPTransport,
-)
+from twisted.internet import interfaces
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES
 
 from durable_streams_tw.clocks import cancel
 from durable_streams_tw.http.limits import MAX_REJECTED, REJECTED_LINGER
+from durable_streams_tw.http.messages import encode_closing
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams import responses
@@ -106,11 +101,11 @@ class RejectedConnection(Protocol):
     """
 
     def __init__(
-        self, limiter: ConnectionLimiter | None = None, clock: IReactorTime | None = None
+        self, limiter: ConnectionLimiter | None = None, clock: interfaces.IReactorTime | None = None
     ) -> None:
         self._limiter = limiter
         self._clock = clock
-        self._timeout: IDelayedCall | None = None
+        self._timeout: interfaces.IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Send the refusal, or reset the connection."""
@@ -120,8 +115,8 @@ class RejectedConnection(Protocol):
             limiter is None
             or clock is None
             or limiter.rejecting >= MAX_REJECTED
-            or not ITCPTransport.providedBy(transport)
-            or ISSLTransport.providedBy(transport)
+            or not interfaces.ITCPTransport.providedBy(transport)
+            or interfaces.ISSLTransport.providedBy(transport)
         ):
             transport.abortConnection()
             return
@@ -143,11 +138,7 @@ class RejectedConnection(Protocol):
 
 def _encode(refusal: Refusal) -> bytes:
     response = responses.refused(refusal)
-    status = refusal.problem.status
-    lines = [b"HTTP/1.1 %d %b" % (status, RESPONSES.get(status, b"Too Many Requests"))]
-    lines += [name + b": " + value for name, value in response.headers]
-    lines += [b"Content-Length: %d" % len(response.body), b"Connection: close", b"", response.body]
-    return b"\r\n".join(lines)
+    return encode_closing(response.status, response.headers, response.body)
 
 
 _RETRY: Final = ((b"Retry-After", b"5"),)

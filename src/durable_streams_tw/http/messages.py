@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -52,6 +53,16 @@ NO_BODY: Final = frozenset((204, 304))
 
 class InvalidHeader(ValueError):
     """A header of a response has a line break in its value."""
+
+
+def encode_closing(
+    status: int, headers: Iterable[Header], body: bytes, *, bodiless: bool = False
+) -> bytes:
+    """Return a whole HTTP/1.1 response after which the connection closes."""
+    lines = [b"HTTP/1.1 %d %b" % (status, HTTPStatus(status).phrase.encode("ascii"))]
+    lines += [name + b": " + value for name, value in headers]
+    lines += [b"Content-Length: %d" % len(body), b"Connection: close", b""]
+    return b"\r\n".join((*lines, b"" if bodiless else body))
 
 
 class BodyProducer(Protocol):

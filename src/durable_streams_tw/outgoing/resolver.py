@@ -11,17 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any
 
+from twisted.internet import interfaces
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostnameResolver,
-    IHostResolution,
-    IReactorPluggableNameResolver,
-    IResolutionReceiver,
-)
 from twisted.logger import Logger
 from zope.interface import directlyProvides, implementer, providedBy
 
@@ -37,14 +31,11 @@ class TooManyLookups(Exception):
     """Too many names wait to be looked up."""
 
 
-class Ask(Protocol):
-    """Function that looks up a name without blocking the caller. It cannot be stopped."""
+Ask = Callable[[str, Callable[[list[str]], None]], None]
+"""Look up a name without blocking the caller, and call the function once with the addresses.
 
-    def __call__(self, name: str, on_result: Callable[[list[str]], None]) -> None:
-        """Call ``on_result`` once with the addresses, on any thread.
-
-        Raise RuntimeError if no thread can be started.
-        """
+The function is called on any thread. Raise RuntimeError if no thread can be started.
+"""
 
 
 def look_up_in_thread(name: str, on_result: Callable[[list[str]], None]) -> None:
@@ -165,7 +156,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-@implementer(IHostnameResolver)
+@implementer(interfaces.IHostnameResolver)
 class HostnameResolver:
     """Adapter of `Resolver` to Twisted's endpoints."""
 
@@ -174,12 +165,12 @@ class HostnameResolver:
 
     def resolveHostName(
         self,
-        resolutionReceiver: IResolutionReceiver,
+        resolutionReceiver: interfaces.IResolutionReceiver,
         hostName: str,
         portNumber: int = 0,
-        addressTypes: Sequence[type[IAddress]] | None = None,
+        addressTypes: Sequence[type[interfaces.IAddress]] | None = None,
         transportSemantics: str = "TCP",
-    ) -> IHostResolution:
+    ) -> interfaces.IHostResolution:
         """Look up a name. A failure results in no addresses."""
         resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
@@ -199,7 +190,7 @@ class HostnameResolver:
         return resolution
 
 
-@implementer(IHostResolution)
+@implementer(interfaces.IHostResolution)
 class _Resolution:
     def __init__(self, name: str) -> None:
         self.name = name
@@ -217,7 +208,7 @@ class ResolvingReactor:
     def __init__(self, reactor: Any, resolver: Resolver) -> None:
         self._reactor = reactor
         self.nameResolver = HostnameResolver(resolver)
-        directlyProvides(self, providedBy(reactor), IReactorPluggableNameResolver)
+        directlyProvides(self, providedBy(reactor), interfaces.IReactorPluggableNameResolver)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from msgspec.structs import replace
 from twisted.cred import strcred
 
 from durable_streams_tw import clocks
@@ -111,9 +112,7 @@ def read_jwt(argument: str) -> tuple[TokenRequirements, str]:
                 f"unknown algorithm {unknown[0]!r}; expected one of: {known}"
             )
     claim = given.get("claim") or "grants"
+    expected = TokenRequirements(given["issuer"], given["audience"], algorithms, claim)
     if "typ" in given:
-        types: frozenset[str | None] = frozenset((given["typ"].lower(),))
-        return TokenRequirements(
-            given["issuer"], given["audience"], algorithms, claim, types
-        ), given["jwks"]
-    return TokenRequirements(given["issuer"], given["audience"], algorithms, claim), given["jwks"]
+        expected = replace(expected, types=frozenset((given["typ"].lower(),)))
+    return expected, given["jwks"]

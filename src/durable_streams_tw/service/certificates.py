@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from twisted.internet import interfaces
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
-from twisted.internet.interfaces import (
-    IListeningPort,
-    IOpenSSLServerConnectionCreator,
-    IProtocolFactory,
-    IStreamServerEndpoint,
-)
 from zope.interface import implementer
 
 KIND: Final = "ssl:"
@@ -38,7 +33,7 @@ class _RecordingReactor:
     def listenSSL(
         self,
         port: int,
-        factory: IProtocolFactory,
+        factory: interfaces.IProtocolFactory,
         contextFactory: Any,
         backlog: int = 50,
         interface: str = "",
@@ -76,7 +71,7 @@ def _text(filename: Any) -> str:
     return filename.decode("utf-8", "replace") if isinstance(filename, bytes) else str(filename)
 
 
-@implementer(IOpenSSLServerConnectionCreator)
+@implementer(interfaces.IOpenSSLServerConnectionCreator)
 class _ReloadableContext:
     """Creator of TLS connections with the certificate loaded last."""
 
@@ -93,7 +88,7 @@ class _ReloadableContext:
         return Connection(options.getContext(), None)
 
 
-@implementer(IStreamServerEndpoint)
+@implementer(interfaces.IStreamServerEndpoint)
 class TLSEndpoint:
     """``ssl:`` endpoint that can reload its key and certificate.
 
@@ -106,9 +101,11 @@ class TLSEndpoint:
         self._recorded = _read(text)
         self._context = _ReloadableContext(self._recorded.options)
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+    def listen(
+        self, protocolFactory: interfaces.IProtocolFactory
+    ) -> Deferred[interfaces.IListeningPort]:
         """Listen on the port of the endpoint string."""
-        listening: Deferred[IListeningPort] = execute(
+        listening: Deferred[interfaces.IListeningPort] = execute(
             self._reactor.listenSSL,
             self._recorded.port,
             protocolFactory,

@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet import interfaces
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IListeningPort,
-    IProtocolFactory,
-    IReactorTime,
-    IStreamServerEndpoint,
-)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.python.failure import Failure
@@ -30,28 +24,30 @@ KIND = "haproxy:"
 _ENOUGH = 16
 
 
-@implementer(IStreamServerEndpoint)
+@implementer(interfaces.IStreamServerEndpoint)
 class ProxyEndpoint:
     """Endpoint whose connections begin with a PROXY header of version 1 or 2.
 
     Connections without a header within `PROXY_HEADER_TIMEOUT` are closed.
     """
 
-    def __init__(self, endpoint: IStreamServerEndpoint, reactor: Any) -> None:
+    def __init__(self, endpoint: interfaces.IStreamServerEndpoint, reactor: Any) -> None:
         #: Endpoint that the proxy connects to.
         self.endpoint = endpoint
         self._reactor = reactor
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+    def listen(
+        self, protocolFactory: interfaces.IProtocolFactory
+    ) -> Deferred[interfaces.IListeningPort]:
         """Listen. The factory creates the protocol when the client address is known."""
-        listening: Deferred[IListeningPort] = self.endpoint.listen(
+        listening: Deferred[interfaces.IListeningPort] = self.endpoint.listen(
             # Look up the clock only now: make_monotonic may have replaced it.
             HeaderFactory(protocolFactory, monotonic_timers(self._reactor))
         )
         return listening
 
 
-def without_proxy(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+def without_proxy(endpoint: interfaces.IStreamServerEndpoint) -> interfaces.IStreamServerEndpoint:
     """Return the endpoint inside a `ProxyEndpoint`, any other endpoint unchanged."""
     return endpoint.endpoint if isinstance(endpoint, ProxyEndpoint) else endpoint
 
@@ -76,7 +72,7 @@ class HeaderProtocol(HAProxyProtocolWrapper):
         wrapping: Any = factory
         HAProxyProtocolWrapper.__init__(self, wrapping, self._early)
         self._start = b""
-        self._timer: IDelayedCall | None = None
+        self._timer: interfaces.IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Start the timeout of the header."""
@@ -123,7 +119,9 @@ class HeaderFactory(HAProxyWrappingFactory):
 
     noisy = False
 
-    def __init__(self, factory: IProtocolFactory, clock: IReactorTime) -> None:
+    def __init__(
+        self, factory: interfaces.IProtocolFactory, clock: interfaces.IReactorTime
+    ) -> None:
         make: Any = super().__init__
         make(factory)
         self.clock = clock

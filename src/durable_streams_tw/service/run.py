@@ -7,14 +7,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogFilterPredicate,
-    ILogObserver,
-    LogEvent,
-    PredicateResult,
-    globalLogBeginner,
-)
 from zope.interface import provider
 
 from durable_streams_tw.service.configuration import Configuration
@@ -22,6 +14,7 @@ from durable_streams_tw.service.listening import endpoints
 from durable_streams_tw.service.log_output import stream_log
 from durable_streams_tw.service.make_service import build_service
 from durable_streams_tw.service.startup import CannotStart, StderrReporter
+from twisted import logger
 
 
 def serve(
@@ -39,8 +32,8 @@ def serve(
     running: Any = reactor
     listening = endpoints(configuration)
     written = stream_log(configuration, sys.stdout if greet is None else sys.stderr)
-    observer: ILogObserver = FilteringLogObserver(written, [_not_reported])
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    observer: logger.ILogObserver = logger.FilteringLogObserver(written, [_not_reported])
+    logger.globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     service = build_service(
         configuration, listening, StderrReporter(keep=False, line=_error_line), greet
     )
@@ -65,7 +58,7 @@ def _error_line(message: str) -> str:
     return f"Error: {message[:1].upper()}{message[1:]}"
 
 
-@provider(ILogFilterPredicate)
-def _not_reported(event: LogEvent) -> Any:
+@provider(logger.ILogFilterPredicate)
+def _not_reported(event: logger.LogEvent) -> Any:
     """Drop the event about a failed start, which stderr has already."""
-    return PredicateResult.no if "sentence" in event else PredicateResult.maybe
+    return logger.PredicateResult.no if "sentence" in event else logger.PredicateResult.maybe

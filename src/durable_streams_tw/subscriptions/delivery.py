@@ -6,7 +6,7 @@ import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -30,14 +30,8 @@ from durable_streams_tw.subscriptions.ssrf_guard import limiter_key
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 
-
-class Post(Protocol):
-    """Type of `WebhookClient.post`."""
-
-    def __call__(
-        self, url: str, body: bytes, header: dict[str, str], timeout: float
-    ) -> Deferred[WebhookResponse]:
-        """Send a body to a URL; the Deferred fails with any error."""
+Post = Callable[[str, bytes, dict[str, str], float], Deferred[WebhookResponse]]
+"""Send a body to a URL with headers and a timeout in seconds; the Deferred fails with any error."""
 
 
 class _Done(Struct):

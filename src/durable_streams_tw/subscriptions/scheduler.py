@@ -11,7 +11,8 @@ confirms that it still holds a duty before it acts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -38,27 +39,22 @@ from durable_streams_tw.subscriptions import limits
 _log = Logger()
 
 
-class Deliver(Protocol):
-    """Type of `WebhookDelivery.deliver`."""
-
-    def __call__(self, state: Subscription) -> Deferred[bool]:
-        """Call the webhook; fire with True if the result has been stored."""
+Deliver = Callable[[Subscription], Deferred[bool]]
+"""Call the webhook of a wake; fire with True if the result has been stored."""
 
 
+@dataclass(slots=True, eq=False)
 class _Entry:
     """Scheduled subscription: its state, its timer and its webhook call."""
 
-    __slots__ = ("call", "called", "grace_timer", "held", "state", "timer")
-
-    def __init__(self, state: Subscription) -> None:
-        self.state = state
-        # Whether the store has just said that this node holds the duty.
-        self.held = True
-        self.timer: IDelayedCall | None = None
-        self.call: Deferred[bool] | None = None
-        # Wake of the call, and the timer that cancels the call after the wake has ended.
-        self.called: Wake | None = None
-        self.grace_timer: IDelayedCall | None = None
+    state: Subscription
+    # Whether the store has just said that this node holds the duty.
+    held: bool = True
+    timer: IDelayedCall | None = None
+    call: Deferred[bool] | None = None
+    # Wake of the call, and the timer that cancels the call after the wake has ended.
+    called: Wake | None = None
+    grace_timer: IDelayedCall | None = None
 
 
 class Scheduler:

@@ -26,11 +26,7 @@ from durable_streams_tw import __version__
 from durable_streams_tw.clocks import cancel, monotonic_timers
 from durable_streams_tw.http.handlers.streams import RequestHandler
 from durable_streams_tw.http.messages import Request, Response
-from durable_streams_tw.protocol.subscriptions.control_paths import (
-    ControlResource,
-    is_control,
-    parse_control_path,
-)
+from durable_streams_tw.protocol.subscriptions import control_paths
 from durable_streams_tw.telemetry.observing_handler import Begin, Finish, ObservingHandler
 
 FLUSH_TIMEOUT: Final = 3.0
@@ -72,10 +68,14 @@ def begin_span(tracer: Any) -> Begin:
 def route_of(request: Request) -> str:
     """Return the route template of a request: its path without stream names."""
     root = request.root.decode("latin-1")
-    if not is_control(request.path):
+    if not control_paths.is_control(request.path):
         return root + "{stream}"
-    place = parse_control_path(request.path).resource
-    return f"{root}__ds/*" if place is ControlResource.NOTHING else f"{root}__ds/{place.value}"
+    place = control_paths.parse_control_path(request.path).resource
+    return (
+        f"{root}__ds/*"
+        if place is control_paths.ControlResource.NOTHING
+        else f"{root}__ds/{place.value}"
+    )
 
 
 def _parent(request: Request) -> Any:

@@ -81,11 +81,10 @@ class StreamHandler:
     ) -> None:
         self._store = store
         self._writes = writes
-        self._reads = reads
         self._response_headers = response_headers
         self._control = control
         self._methods: dict[bytes, Callable[[Request, str], MaybePending]] = {
-            b"GET": self._read,
+            b"GET": reads.read,
             b"POST": self._append,
             b"PUT": self._create,
             b"HEAD": self._describe,
@@ -162,9 +161,6 @@ class StreamHandler:
         return None
 
     # -- methods ----------------------------------------------------------------------------
-
-    def _read(self, request: Request, path: str) -> MaybePending:
-        return self._reads.read(request, path)
 
     def _append(self, request: Request, path: str) -> MaybePending:
         pending = PendingResult(self._written, request)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
+from twisted.internet import interfaces
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.interfaces import (
-    IAddress,
-    IProtocolNegotiationFactory,
-    IReactorTime,
-)
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
@@ -44,14 +40,14 @@ class FallbackSite(Protocol):
     def acceptableProtocols(self) -> list[bytes]:
         """Return the protocols that ALPN may choose."""
 
-    def buildProtocol(self, address: IAddress | None) -> Any:
+    def buildProtocol(self, address: interfaces.IAddress | None) -> Any:
         """Return the protocol of a connection."""
 
     def drain(self) -> Deferred[None]:
         """Close all connections, and fire when that is done."""
 
 
-@implementer(IProtocolNegotiationFactory)
+@implementer(interfaces.IProtocolNegotiationFactory)
 class Http1Factory(ServerFactory):
     """Server of the streams below ``root``, a raw path with a slash at both ends.
 
@@ -67,7 +63,7 @@ class Http1Factory(ServerFactory):
         self,
         operations: RequestHandler,
         site: FallbackSite,
-        clock: IReactorTime,
+        clock: interfaces.IReactorTime,
         root: bytes,
         settings: Settings | None = None,
         wall: Seconds | None = None,
@@ -125,7 +121,7 @@ class Http1Factory(ServerFactory):
         """Return the protocols that a TLS client may choose (ALPN)."""
         return self._site.acceptableProtocols()
 
-    def buildProtocol(self, address: IAddress | None) -> TwistedProtocol:
+    def buildProtocol(self, address: interfaces.IAddress | None) -> TwistedProtocol:
         """Return a connection, or one that is rejected: above the limits or while stopping."""
         if self.context.stopping:
             return RejectedConnection()

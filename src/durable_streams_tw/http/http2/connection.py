@@ -14,9 +14,10 @@ CPU of a small request. Here, as in the HTTP/1.1 engine:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -109,6 +110,8 @@ class Http2Factory:
         self.settings = settings
         self.root = root
         self.clock = clock
+        #: Call a function in the next turn of the reactor.
+        self.later = partial(clock.callLater, 0)
         self.date = b""
         self._wall = wall or clock.seconds
         self.wheel = TimerWheel(clock, self._tick)
@@ -117,10 +120,6 @@ class Http2Factory:
     def buildProtocol(self, address: IAddress | None) -> Http2Connection:
         """Return the protocol of a connection on which the client has chosen HTTP/2."""
         return Http2Connection(self, address)
-
-    def later(self, call: Callable[[], None]) -> None:
-        """Call a function in the next turn of the reactor."""
-        self.clock.callLater(0, call)
 
     def drain(self) -> None:
         """Refuse further requests, and close each connection after its last response."""

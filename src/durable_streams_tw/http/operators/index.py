@@ -15,8 +15,6 @@ _TEXT = b"text/plain; charset=utf-8"
 class Index(resources.OperatorResource):
     """Resource of ``/``. ``root`` is the raw path of the streams, ``names`` those below ``/-/``."""
 
-    isLeaf = True
-
     def __init__(self, root: bytes, names: list[bytes]) -> None:
         resources.OperatorResource.__init__(self)
         self._console = b"console" in names

@@ -70,19 +70,6 @@ def read_only() -> Response:
     return refusal(_READ_ONLY)
 
 
-class NotFoundResource(Resource):
-    """Resource that responds with 404."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        Resource.__init__(self)
-
-    def render(self, request: Request) -> Any:
-        """Send a 404 response."""
-        return send(refusal(_NOT_FOUND), request)
-
-
 class OperatorResource(Resource):
     """Read-only resource without children."""
 
@@ -102,6 +89,14 @@ class OperatorResource(Resource):
     def show(self, request: Request) -> Any:
         """Respond to GET or HEAD, with a result as of `Resource.render`."""
         raise NotImplementedError
+
+
+class NotFoundResource(OperatorResource):
+    """Resource that responds with 404."""
+
+    def render(self, request: Request) -> Any:
+        """Send a 404 response."""
+        return send(refusal(_NOT_FOUND), request)
 
 
 class Parameters(Struct, frozen=True):

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IT
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, HTTPChannel, _GenericHTTPChannelProtocol
+from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -34,7 +34,7 @@ from durable_streams_tw.http.chunked_body import ChunkedBody
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.http2.connection import Http2Factory
-from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.messages import Response, encode_closing
 from durable_streams_tw.http.request_head import HeadContext, check_line, check_start, read_head
 from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
@@ -91,7 +91,7 @@ class StreamRequest(Request):
         self._expects = self.requestHeaders.hasHeader(b"expect")
         # With this header twisted.web would send 100 Continue before the decision.
         self.requestHeaders.removeHeader(b"expect")
-        self.notifyFinish().addErrback(_cancel_errback(decision))
+        self.notifyFinish().addErrback(lambda _: decision.cancel())
         decision.addCallbacks(self._decided, self._failed_to_decide)
 
     def _decided(self, decision: Decision | None) -> None:
@@ -563,13 +563,8 @@ def respond_early(channel: HTTPChannel, response: Response, bodiless: bool = Fal
     """Respond to an incomplete request, discard the bytes that follow, and close the connection."""
     body = response.body
     assert isinstance(body, bytes), "a refusal is not streamed"
-    phrase = RESPONSES.get(response.status, b"Refused")
-    lines = [b"HTTP/1.1 %d %s" % (response.status, phrase)]
-    lines += [name + b": " + value for name, value in response.headers]
-    lines += [b"Content-Length: %d" % len(body), b"Connection: close", b""]
-    lines.append(b"" if bodiless else body)
     transport: Any = channel.transport
-    transport.write(b"\r\n".join(lines))
+    transport.write(encode_closing(response.status, response.headers, body, bodiless=bodiless))
     channel.dataReceived = _Discarding(transport)  # type: ignore[method-assign]
     channel.clearLineBuffer()
     if isinstance(channel, StreamChannel):
@@ -580,10 +575,6 @@ def respond_early(channel: HTTPChannel, response: Response, bodiless: bool = Fal
         transport.loseWriteConnection()
     call_later: Any = channel.callLater
     channel._abortingCall = call_later(limits.LINGER, abort, channel)
-
-
-def _cancel_errback(decision: Deferred[Any]) -> Callable[[Failure], None]:
-    return lambda _: decision.cancel()
 
 
 def abort(channel: HTTPChannel) -> None:

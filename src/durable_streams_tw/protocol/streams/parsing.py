@@ -20,13 +20,9 @@ from durable_streams_tw.protocol import content_types, headers
 from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.paths import is_reserved, parse_stream_path
+from durable_streams_tw.protocol.streams import preconditions
 from durable_streams_tw.protocol.streams.commands import ForkRequest, LiveMode, ReadQuery
 from durable_streams_tw.protocol.streams.offsets import NOW, START, RequestedOffset, parse_offset
-from durable_streams_tw.protocol.streams.preconditions import (
-    CONDITIONAL,
-    Precondition,
-    parse_precondition,
-)
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 
@@ -41,7 +37,7 @@ class CreateHeaders(Struct, frozen=True):
     lifetime: Lifetime
     closed: bool
     fork: ForkRequest | None
-    precondition: Precondition | None = None
+    precondition: preconditions.Precondition | None = None
 
 
 class AppendHeaders(Struct, frozen=True, gc=False):
@@ -51,7 +47,7 @@ class AppendHeaders(Struct, frozen=True, gc=False):
     closed: bool
     stream_seq: bytes | None
     producer: ProducerClaim | None
-    precondition: Precondition | None = None
+    precondition: preconditions.Precondition | None = None
 
 
 _CATCH_UP_ALL: Final = ReadQuery(START)
@@ -67,7 +63,7 @@ _RARE: Final = frozenset(
         headers.PRODUCER_ID,
         headers.PRODUCER_EPOCH,
         headers.PRODUCER_SEQ,
-        *CONDITIONAL,
+        *preconditions.CONDITIONAL,
     )
 )
 
@@ -123,7 +119,7 @@ def parse_create(header: HeaderMap, now: int, root: bytes) -> CreateHeaders:
         parse_lifetime(header, now),
         headers.is_true(header.get(headers.STREAM_CLOSED)),
         parse_fork(header, root),
-        parse_precondition(header),
+        preconditions.parse_precondition(header),
     )
 
 
@@ -177,7 +173,7 @@ def parse_append(header: HeaderMap) -> AppendHeaders:
         headers.is_true(header.get(headers.STREAM_CLOSED)),
         seq,
         parse_producer(header),
-        parse_precondition(header),
+        preconditions.parse_precondition(header),
     )
 
 

@@ -11,17 +11,11 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol import content_types, headers
 from durable_streams_tw.protocol.errors import HeaderList, Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.streams import forks
+from durable_streams_tw.protocol.streams import forks, producers
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.preconditions import check_precondition
-from durable_streams_tw.protocol.streams.producers import (
-    Duplicate,
-    ProducerState,
-    check_epoch,
-    check_sequence,
-)
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, StreamState
 
 
@@ -87,7 +81,7 @@ def _difference(existing: StreamState, command: Create) -> str | None:
 
 
 def append(
-    state: StreamState, producer: ProducerState | None, command: Append, now: int
+    state: StreamState, producer: producers.ProducerState | None, command: Append, now: int
 ) -> Appended | Refusal:
     """Append to a stream, close it, or both (POST, §5.2, §5.3).
 
@@ -97,7 +91,7 @@ def append(
     """
     claim = command.producer
     if claim is not None:
-        fenced = check_epoch(producer, claim)
+        fenced = producers.check_epoch(producer, claim)
         if fenced is not None:
             return fenced
     if state.closed:
@@ -109,12 +103,12 @@ def append(
         mismatch = _mismatch(state, command.content_type)
         if mismatch is not None:
             return mismatch
-    advanced: ProducerState | None = None
+    advanced: producers.ProducerState | None = None
     if claim is not None:
-        verdict = check_sequence(producer, claim)
+        verdict = producers.check_sequence(producer, claim)
         if isinstance(verdict, Refusal):
             return verdict
-        if isinstance(verdict, Duplicate):
+        if isinstance(verdict, producers.Duplicate):
             return Appended(state, verdict.state, duplicate=True)
         advanced = verdict
     seq = command.stream_seq
@@ -147,7 +141,7 @@ def append(
 
 
 def _append_to_closed(
-    state: StreamState, producer: ProducerState | None, command: Append
+    state: StreamState, producer: producers.ProducerState | None, command: Append
 ) -> Appended | Refusal:
     claim = command.producer
     if claim is not None:

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from twisted.web.server import Request
 
-from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import send
 
@@ -56,7 +55,7 @@ class Console(resources.OperatorResource):
         content = self._files.get(name)
         if content is None or name == _PAGE:
             return resources.NotFoundResource().render(request)
-        return send(_page(_type_of(name) or b"", content), request)
+        return send(resources.page(200, _type_of(name) or b"", content), request)
 
     def show(self, request: Request) -> Any:
         """Send the page."""
@@ -66,7 +65,7 @@ class Console(resources.OperatorResource):
             (b"Content-Security-Policy", policy(nonce)),
             (b"Referrer-Policy", b"same-origin"),
         )
-        return send(_page(_TYPES[".html"], body, *fields), request)
+        return send(resources.page(200, _TYPES[".html"], body, *fields), request)
 
 
 def policy(nonce: bytes) -> bytes:
@@ -89,7 +88,3 @@ def policy(nonce: bytes) -> bytes:
 
 def _type_of(name: str) -> bytes | None:
     return _TYPES.get(name[name.rfind(".") :])
-
-
-def _page(content_type: bytes, body: bytes, *fields: tuple[bytes, bytes]) -> Response:
-    return resources.page(200, content_type, body, *fields)

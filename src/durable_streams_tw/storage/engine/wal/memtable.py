@@ -276,15 +276,10 @@ class MergedSnapshot(MergedView):
     def __init__(self, overlays: Sequence[Overlay], view: View, version: int) -> None:
         super().__init__(overlays)
         self._view = view
-        self._version = version
+        self.version = version
 
     def _base(self) -> View:
         return self._view
-
-    @property
-    def version(self) -> int:
-        """Return the number of the batch."""
-        return self._version
 
 
 def _merged(
