@@ -17,9 +17,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
+from tests.examples.blocks import one
 from tests.service.black_box import PATIENCE, Foreground, ask, run
 
-HANDED_OVER = "--listen=systemd:domain=INET:name=streams"
+(_ENDPOINT,) = re.findall('"(.*)"', one("docs/how-to/systemd.md", "toml"))
+HANDED_OVER = f"--listen={_ENDPOINT}"
 
 
 class FakeManager:
@@ -121,10 +123,12 @@ class ManagedTests(SynchronousTestCase):
             server.wait()
 
     def test_socket_activation(self) -> None:
-        """The server listens on a passed socket and serves clients that connected
+        """The server listens on a passed socket as the page says, and serves clients that connected
         before its start.
         """
-        with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_server(
+            ("", 0), family=socket.AF_INET6, dualstack_ipv6=True
+        ) as listening:
             port = listening.getsockname()[1]
             early = socket.create_connection(("127.0.0.1", port), PATIENCE)
             self.addCleanup(early.close)
