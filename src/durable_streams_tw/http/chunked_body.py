@@ -12,6 +12,7 @@ believe it (RFC 9110 §6.5.1).
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Final
 
 from durable_streams_tw.http import refusals
@@ -28,32 +29,21 @@ _CRLF: Final = b"\r\n"
 _SIZE, _DATA, _DATA_END, _TRAILERS, _NOTHING = range(5)
 
 
+@dataclass(slots=True, eq=False)
 class ChunkedBody:
     """Decoder of one chunked body of at most ``limit`` bytes.
 
     ``body`` holds the decoded bytes. Its user may empty it at any time.
     """
 
-    __slots__ = (
-        "_left",
-        "_limit",
-        "_line",
-        "_next",
-        "_size",
-        "_trailer_bytes",
-        "_trailers",
-        "body",
-    )
-
-    def __init__(self, limit: int) -> None:
-        self.body = bytearray()
-        self._limit = limit
-        self._next = _SIZE
-        self._left = 0
-        self._size = 0
-        self._line = bytearray()
-        self._trailers = 0
-        self._trailer_bytes = 0
+    _limit: int
+    body: bytearray = field(default_factory=bytearray)
+    _next: int = _SIZE
+    _left: int = 0
+    _size: int = 0
+    _line: bytearray = field(default_factory=bytearray)
+    _trailers: int = 0
+    _trailer_bytes: int = 0
 
     @property
     def complete(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from durable_streams_tw.live import limits
@@ -20,6 +21,7 @@ class BodySink(Protocol):
         """Close the connection, so that the client sees that the body is incomplete."""
 
 
+@dataclass(slots=True, eq=False)
 class PieceSize:
     """Size of the pieces written to clients, smaller the more clients do not read.
 
@@ -27,10 +29,7 @@ class PieceSize:
     ``slow_readers`` is the number of such clients; the code that writes to a client maintains it.
     """
 
-    __slots__ = ("slow_readers",)
-
-    def __init__(self) -> None:
-        self.slow_readers = 0
+    slow_readers: int = 0
 
     @property
     def current(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -31,6 +32,7 @@ class Follower(Protocol):
         """
 
 
+@dataclass(slots=True, eq=False)
 class FollowedStream:
     """Newest known state of one followed stream.
 
@@ -38,14 +40,11 @@ class FollowedStream:
     if a feed needs them. ``version`` increases with each change.
     """
 
-    __slots__ = ("buffer", "followers", "gone", "state", "version")
-
-    def __init__(self, state: StreamState) -> None:
-        self.state = state
-        self.gone = False
-        self.version = 0
-        self.buffer: TailBuffer | None = None
-        self.followers: dict[Follower, None] = {}
+    state: StreamState
+    gone: bool = False
+    version: int = 0
+    buffer: TailBuffer | None = None
+    followers: dict[Follower, None] = field(default_factory=dict)
 
     def update_from_read(self, state: StreamState) -> None:
         """Update the known state from a read.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -15,15 +16,13 @@ from twisted.logger import Logger
 from durable_streams_tw.live.limits import TIMEOUT_SLICE
 
 
+@dataclass(slots=True, eq=False)
 class Timeout:
     """Running timeout, created by `TimerQueue.add`."""
 
-    __slots__ = ("_fire", "_queue", "due")
-
-    def __init__(self, queue: TimerQueue, due: float, fire: Callable[[], object]) -> None:
-        self._queue = queue
-        self._fire: Callable[[], object] | None = fire
-        self.due = due
+    _queue: TimerQueue
+    due: float
+    _fire: Callable[[], object] | None
 
     def cancel(self) -> None:
         """Cancel the timeout; no effect if it has fired."""

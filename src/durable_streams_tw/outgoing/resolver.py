@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from threading import Thread
@@ -53,15 +54,13 @@ def look_up_in_thread(name: str, on_result: Callable[[list[str]], None]) -> None
     Thread(target=run, name="durable-streams-resolve", daemon=True).start()
 
 
+@dataclass(slots=True, eq=False)
 class _Lookup:
     """Lookup in progress, and the Deferreds that wait for it."""
 
-    __slots__ = ("began", "slot", "waiting")
-
-    def __init__(self) -> None:
-        self.began = 0.0
-        self.slot: Slot | Deferred[Slot] | None = None
-        self.waiting: dict[Deferred[list[str]], None] = {}
+    began: float = 0.0
+    slot: Slot | Deferred[Slot] | None = None
+    waiting: dict[Deferred[list[str]], None] = field(default_factory=dict)
 
 
 class Resolver:

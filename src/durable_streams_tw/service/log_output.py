@@ -6,17 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TextIO
 
-from twisted.logger import (
-    FilteringLogObserver,
-    ILogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
-    textFileLogObserver,
-)
 from twisted.python.logfile import LogFile
 
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.telemetry.logs import ACCESS_LOG, JSONLog, open_json_log
+from twisted import logger
 
 #: Namespaces of Twisted's own events, of which only warnings and errors are of use to operators.
 _TWISTED: Final = ("twisted", "log_legacy")
@@ -24,7 +18,7 @@ _TWISTED: Final = ("twisted", "log_legacy")
 
 def twistd_log(
     configuration: Configuration, twistd: Mapping[str, Any] | None
-) -> tuple[ILogObserver | None, Callable[[], None] | None]:
+) -> tuple[logger.ILogObserver | None, Callable[[], None] | None]:
     """Return a log observer that replaces twistd's, and a function that reopens its file.
 
     The observer is None if twistd's is used (``--logger``, ``--syslog``), the function is None if
@@ -42,22 +36,22 @@ def twistd_log(
         json_log = open_json_log(name)
         return filtered(configuration, json_log), json_log.reopen
     file = LogFile.fromFullPath(name)
-    return filtered(configuration, textFileLogObserver(file)), file.reopen
+    return filtered(configuration, logger.textFileLogObserver(file)), file.reopen
 
 
-def stream_log(configuration: Configuration, stream: TextIO) -> ILogObserver:
+def stream_log(configuration: Configuration, stream: TextIO) -> logger.ILogObserver:
     """Return a log observer that writes to a standard stream."""
     if configuration["log-format"] == "json":
         return filtered(configuration, JSONLog(stream.fileno()))
-    return filtered(configuration, textFileLogObserver(stream))
+    return filtered(configuration, logger.textFileLogObserver(stream))
 
 
-def filtered(configuration: Configuration, observer: ILogObserver) -> ILogObserver:
+def filtered(configuration: Configuration, observer: logger.ILogObserver) -> logger.ILogObserver:
     """Return an observer that drops events below the configured level, but no accesses."""
-    level = LogLevel.lookupByName(configuration["log-level"])
-    by_level = LogLevelFilterPredicate(defaultLogLevel=level)
+    level = logger.LogLevel.lookupByName(configuration["log-level"])
+    by_level = logger.LogLevelFilterPredicate(defaultLogLevel=level)
     for namespace in _TWISTED:
-        by_level.setLogLevelForNamespace(namespace, max(level, LogLevel.warn))
-    by_level.setLogLevelForNamespace(ACCESS_LOG, LogLevel.info)
-    made: ILogObserver = FilteringLogObserver(observer, [by_level])
+        by_level.setLogLevelForNamespace(namespace, max(level, logger.LogLevel.warn))
+    by_level.setLogLevelForNamespace(ACCESS_LOG, logger.LogLevel.info)
+    made: logger.ILogObserver = logger.FilteringLogObserver(observer, [by_level])
     return made

@@ -14,14 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.logger import (
-    ILogObserver,
-    LogEvent,
-    LogLevel,
-    formatEvent,
-)
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from twisted import logger
 
 #: Namespace of the events of the access log, whose module imports the HTTP server.
 ACCESS_LOG: Final = "durable_streams_tw.telemetry.access_log"
@@ -38,7 +34,7 @@ _LEGACY: Final = frozenset(
 )
 
 
-def entry(event: LogEvent) -> dict[str, Any]:
+def entry(event: logger.LogEvent) -> dict[str, Any]:
     """Return an event as a flat object: time, level, source, message, and its values.
 
     ``request_id`` is also in the response of the failed request.
@@ -47,9 +43,9 @@ def entry(event: LogEvent) -> dict[str, Any]:
     moment = datetime.fromtimestamp(when if isinstance(when, float) else 0.0, UTC)
     fields: dict[str, Any] = {
         "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "level": getattr(event.get("log_level"), "name", LogLevel.info.name),
+        "level": getattr(event.get("log_level"), "name", logger.LogLevel.info.name),
         "source": _short(str(event.get("log_namespace") or "-"), _LONGEST),
-        "message": _short(formatEvent(event), _LONGEST),
+        "message": _short(logger.formatEvent(event), _LONGEST),
     }
     if "mark" in event:
         fields["request_id"] = event["mark"]
@@ -64,7 +60,7 @@ def entry(event: LogEvent) -> dict[str, Any]:
     return fields
 
 
-def line_of(event: LogEvent) -> bytes:
+def line_of(event: logger.LogEvent) -> bytes:
     """Return the line of an event, with its line end."""
     return json.dumps(entry(event)).encode("ascii") + b"\n"
 
@@ -125,7 +121,7 @@ class LineWriter:
         return whole
 
 
-@implementer(ILogObserver)
+@implementer(logger.ILogObserver)
 class JSONLog:
     """Log observer that writes lines of JSON; ``path`` is the file, if it can be reopened."""
 
@@ -141,7 +137,7 @@ class JSONLog:
         if self._path is not None:
             self._lines.reopen(self._path)
 
-    def __call__(self, event: LogEvent) -> None:
+    def __call__(self, event: logger.LogEvent) -> None:
         """Write an event."""
         self._lines.write(line_of(event))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -31,18 +32,16 @@ InThread = Callable[..., "Deferred[Any]"]
 Prepare = Callable[[], "Command | Deferred[Command]"]
 
 
+@dataclass(slots=True, eq=False)
 class _QueuedWrite:
     """Write in the queue of a stream, whose command may still have to be prepared."""
 
-    __slots__ = ("done", "is_async", "outcome", "prepare", "started")
-
-    def __init__(self, prepare: Prepare) -> None:
-        self.prepare = prepare
-        self.started = False
-        self.done = False
-        self.is_async = False
-        # Cancelling this Deferred does not cancel the write.
-        self.outcome: Deferred[Outcome] = Deferred()
+    prepare: Prepare
+    started: bool = False
+    done: bool = False
+    is_async: bool = False
+    # Cancelling this Deferred does not cancel the write.
+    outcome: Deferred[Outcome] = field(default_factory=Deferred)
 
 
 class WriteHandler:

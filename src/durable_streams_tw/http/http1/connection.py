@@ -15,6 +15,7 @@ whether to read and which timeout applies. The timer wheel checks that timeout.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -70,14 +71,12 @@ RESPONSE, BLOCKED, CLOSING = Phase.RESPONSE, Phase.BLOCKED, Phase.CLOSING
 UNKNOWN = Phase.UNKNOWN
 
 
+@dataclass(slots=True, eq=False)
 class UnreadBytes:
     """Unsent bytes of one connection, counted by the budget of all connections."""
 
-    __slots__ = ("_connection", "held")
-
-    def __init__(self, connection: Http1Connection) -> None:
-        self.held = 0
-        self._connection = connection
+    _connection: Http1Connection
+    held: int = 0
 
     def refuse_body(self) -> None:
         """Reset the connection."""

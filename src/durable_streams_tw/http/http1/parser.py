@@ -8,6 +8,7 @@ Packet boundaries make no difference.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 from msgspec import Struct
@@ -60,6 +61,7 @@ Item = CompleteRequest | MalformedRequest | Handover | EarlyResponse
 _HANDOVER: Final = Handover()
 
 
+@dataclass(slots=True, eq=False)
 class RequestParser:
     """Parser of the requests of one connection.
 
@@ -72,45 +74,26 @@ class RequestParser:
     the body is complete. ``discarded`` is true once bytes after the last request were dropped.
     """
 
-    __slots__ = (
-        "_blank",
-        "_body",
-        "_chunks",
-        "_context",
-        "_head",
-        "_left",
-        "_line_seen",
-        "_raw",
-        "awaits_continue",
-        "buffer",
-        "consume",
-        "discarded",
-        "queue",
-        "received",
-        "undecided",
-    )
-
-    def __init__(self, context: HeadContext) -> None:
-        self._context = context
-        self.queue: list[Item] = []
-        self.buffer = bytearray()
-        self.received = 0
-        self.discarded = False
-        self.awaits_continue = False
-        self.undecided = False
-        # Consumer of the next bytes: returns the position where it stopped, which is before the
-        # end only at the start of the next request. A function, since a bound method would be a
-        # reference cycle that keeps the body until the garbage collector runs.
-        self.consume: Callable[[RequestParser, bytes, int], int] | None = None
-        # The last head and its bytes, for requests that repeat them.
-        self._head: RequestHead | None = None
-        self._raw = b""
-        # Of an incomplete head: whether an empty line preceded it, whether its line is complete.
-        self._blank = False
-        self._line_seen = False
-        self._body = bytearray()
-        self._left = 0
-        self._chunks: ChunkedBody | None = None
+    _context: HeadContext
+    queue: list[Item] = field(default_factory=list)
+    buffer: bytearray = field(default_factory=bytearray)
+    received: int = 0
+    discarded: bool = False
+    awaits_continue: bool = False
+    undecided: bool = False
+    # Consumer of the next bytes: returns the position where it stopped, which is before the
+    # end only at the start of the next request. A function, since a bound method would be a
+    # reference cycle that keeps the body until the garbage collector runs.
+    consume: Callable[[RequestParser, bytes, int], int] | None = None
+    # The last head and its bytes, for requests that repeat them.
+    _head: RequestHead | None = None
+    _raw: bytes = b""
+    # Of an incomplete head: whether an empty line preceded it, whether its line is complete.
+    _blank: bool = False
+    _line_seen: bool = False
+    _body: bytearray = field(default_factory=bytearray)
+    _left: int = 0
+    _chunks: ChunkedBody | None = None
 
     @property
     def held(self) -> int:

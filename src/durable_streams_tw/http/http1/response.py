@@ -6,6 +6,7 @@ with a line break in a header is not sent.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -21,15 +22,13 @@ _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 
 
+@dataclass(slots=True, eq=False)
 class StatusLines:
     """Cache of status lines with their Date header, renewed once a second."""
 
-    __slots__ = ("_date", "_lines", "_second")
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._date = b""
-        self._lines: dict[int, bytes] = {}
+    _second: int = -1
+    _date: bytes = b""
+    _lines: dict[int, bytes] = field(default_factory=dict)
 
     def tick(self, now: float) -> None:
         """Set the time, in seconds since the Unix epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from durable_streams_tw.http.http1.response import encode_chunk
@@ -21,14 +22,12 @@ class BodyConnection(Protocol):
         """Reset the connection."""
 
 
+@dataclass(slots=True, eq=False)
 class ChunkCache:
     """Cache of the last encoded chunk, for connections that send the same bytes in turn."""
 
-    __slots__ = ("_chunk", "_data")
-
-    def __init__(self) -> None:
-        self._data = b""
-        self._chunk = b""
+    _data: bytes = b""
+    _chunk: bytes = b""
 
     def encode(self, data: bytes) -> bytes:
         """Return bytes as one chunk."""
@@ -38,6 +37,7 @@ class ChunkCache:
         return self._chunk
 
 
+@dataclass(slots=True, eq=False)
 class StreamingResponse:
     """Sink (`BodySink`) that writes a streamed body to a connection.
 
@@ -47,18 +47,14 @@ class StreamingResponse:
     side may still read it.
     """
 
-    __slots__ = ("_chunks", "_connection", "_over", "_paused", "_producer", "_sized", "ends")
-
-    def __init__(
-        self, connection: BodyConnection, chunks: ChunkCache | None, *, sized: bool, ends: bool
-    ) -> None:
-        self._connection = connection
-        self._chunks = chunks
-        self._sized = sized
-        self.ends = ends
-        self._producer: BodyProducer | None = None
-        self._paused = False
-        self._over = False
+    _connection: BodyConnection
+    _chunks: ChunkCache | None
+    _: KW_ONLY
+    sized: bool
+    ends: bool
+    _producer: BodyProducer | None = None
+    _paused: bool = False
+    _over: bool = False
 
     def start(self, follow: Follow) -> None:
         """Start the producer of the body."""
@@ -82,7 +78,7 @@ class StreamingResponse:
         if not self._over:
             self._detach()
             chunked = self._chunks is not None
-            self._connection.end_body(chunked, delimited=chunked or self._sized)
+            self._connection.end_body(chunked, delimited=chunked or self.sized)
 
     def abort(self) -> None:
         """Reset the connection, so that the client sees that the body is incomplete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple
@@ -85,18 +86,16 @@ class Frame(NamedTuple):
     payload: bytes
 
 
+@dataclass(slots=True, eq=False)
 class FrameReader:
     """Incremental parser of the frames of one client.
 
     It holds less than one frame between calls once `next` has returned None.
     """
 
-    __slots__ = ("_at", "_data", "_preface")
-
-    def __init__(self) -> None:
-        self._data = b""
-        self._at = 0
-        self._preface = True
+    _data: bytes = b""
+    _at: int = 0
+    _preface: bool = True
 
     def feed(self, data: bytes) -> None:
         """Add received bytes."""

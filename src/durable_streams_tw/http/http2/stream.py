@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.handlers.streams import Respond
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.messages import BodyProducer, Follow, Response
-from durable_streams_tw.http.request_head import RequestHead
 
 
 class StreamConnection(Protocol):
@@ -49,6 +49,7 @@ class ResourceRequest(Protocol):
         """Tell the resource that nothing more can be written."""
 
 
+@dataclass(slots=True, eq=False)
 class Http2Stream:
     """Request that is incomplete or being executed, and sink (`BodySink`) of its streamed body.
 
@@ -57,62 +58,34 @@ class Http2Stream:
     of the connection's timeouts.
     """
 
-    __slots__ = (
-        "_paused",
-        "_producer",
-        "admitted",
-        "body",
-        "catch_up",
-        "complete",
-        "connection",
-        "deciding",
-        "ending",
-        "head",
-        "held",
-        "id",
-        "moved",
-        "out",
-        "over",
-        "pending",
-        "received",
-        "request",
-        "responded",
-        "since",
-        "unsent",
-        "window",
-    )
-
-    def __init__(
-        self, connection: StreamConnection, number: int, head: RequestHead | None, window: int
-    ) -> None:
-        self.connection = connection
-        self.id = number
-        # None for a request whose head was refused.
-        self.head: Any = head
-        self.window = window
-        self.received = 0
-        # The body of the request, and whether it is complete.
-        self.body = bytearray()
-        self.complete = False
-        #: Bytes counted by the body budget.
-        self.held = 0
-        # Whether the decision on the head is pending, and the handler that it returned.
-        self.deciding = False
-        self.admitted: Respond | None = None
-        # The response: its pending result, whether its head was sent, whether it is a catch-up
-        # read, the unsent parts of its body, and whether the body ends after them.
-        self.pending: Any = None
-        self.responded = False
-        self.catch_up = False
-        self.out: deque[bytes] = deque()
-        self.unsent = 0
-        self.ending = False
-        self.over = False
-        self.request: ResourceRequest | None = None
-        self._producer: BodyProducer | None = None
-        self._paused = False
-        self.since = 0.0
-        self.moved = 0
+    connection: StreamConnection
+    id: int
+    # None for a request whose head was refused.
+    head: Any
+    window: int
+    received: int = 0
+    # The body of the request, and whether it is complete.
+    body: bytearray = field(default_factory=bytearray)
+    complete: bool = False
+    #: Bytes counted by the body budget.
+    held: int = 0
+    # Whether the decision on the head is pending, and the handler that it returned.
+    deciding: bool = False
+    admitted: Respond | None = None
+    # The response: its pending result, whether its head was sent, whether it is a catch-up
+    # read, the unsent parts of its body, and whether the body ends after them.
+    pending: Any = None
+    responded: bool = False
+    catch_up: bool = False
+    out: deque[bytes] = field(default_factory=deque)
+    unsent: int = 0
+    ending: bool = False
+    over: bool = False
+    request: ResourceRequest | None = None
+    _producer: BodyProducer | None = None
+    _paused: bool = False
+    since: float = 0.0
+    moved: int = 0
 
     @property
     def origin(self) -> bytes | None:

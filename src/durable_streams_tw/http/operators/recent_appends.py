@@ -10,19 +10,18 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from durable_streams_tw.http.limits import RECENT_APPENDS, RECENT_STREAMS
 from durable_streams_tw.storage.api import Change
 
 
+@dataclass(slots=True, eq=False)
 class _Starts:
     """Start positions of appends to one stream, and the tail after the last of them."""
 
-    __slots__ = ("positions", "tail")
-
-    def __init__(self) -> None:
-        self.positions: deque[int] = deque(maxlen=RECENT_APPENDS)
-        self.tail = -1
+    positions: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_APPENDS))
+    tail: int = -1
 
 
 class RecentAppends:

@@ -6,6 +6,7 @@ another append to the same stream costs one dictionary lookup.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 from durable_streams_tw.protocol.limits import MATCH_CACHE
@@ -17,16 +18,14 @@ Member = tuple[int, str]
 _NONE: Final[tuple[Member, ...]] = ()
 
 
+@dataclass(slots=True, eq=False)
 class _Node:
     """Node of the trie: its children, and the subscriptions whose globs end at it."""
 
-    __slots__ = ("children", "ends", "loops")
-
-    def __init__(self, loops: bool) -> None:
-        self.children: dict[str | int, _Node] = {}
-        self.ends: dict[int, str] = {}
-        # True for the node of a **, which matches any further segment.
-        self.loops = loops
+    # True for the node of a **, which matches any further segment.
+    loops: bool
+    children: dict[str | int, _Node] = field(default_factory=dict)
+    ends: dict[int, str] = field(default_factory=dict)
 
 
 class SubscriptionIndex:

@@ -23,15 +23,7 @@ from durable_streams_tw.protocol.streams.commands import Create
 from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
-from durable_streams_tw.storage import limits
-from durable_streams_tw.storage.api import (
-    STOPPING,
-    Chunk,
-    IStreamStore,
-    Query,
-    Stats,
-    StoreStats,
-)
+from durable_streams_tw.storage import api, limits
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting
@@ -65,7 +57,7 @@ class _ReadResult(Struct):
     """
 
     state: StreamState | None
-    chunk: Chunk | Refusal
+    chunk: api.Chunk | Refusal
     version: int
 
 
@@ -73,7 +65,7 @@ def _do_nothing() -> None:
     """Do nothing: a task that only wakes the committer thread."""
 
 
-@implementer(IStreamStore)
+@implementer(api.IStreamStore)
 class DurableStore(QueuedStore):
     """Store that keeps streams in a directory.
 
@@ -272,7 +264,7 @@ class DurableStore(QueuedStore):
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """Return the state of the stream at a path."""
         if not self._open:
-            return succeed(STOPPING)
+            return succeed(api.STOPPING)
         state = self._states.get(path)
         if not isinstance(state, NotCached):
             return succeed(self._check_usable(state))
@@ -287,10 +279,10 @@ class DurableStore(QueuedStore):
         limit: int,
         stream_id: int | None = None,
         piece: int | None = None,
-    ) -> Deferred[Chunk | Refusal]:
+    ) -> Deferred[api.Chunk | Refusal]:
         """Return bytes of the stream at a path, from the caches if they have them."""
         if not self._open:
-            return succeed(STOPPING)
+            return succeed(api.STOPPING)
         cached = self._states.get(path)
         if not isinstance(cached, NotCached):
             state = self._check_usable(cached)
@@ -303,7 +295,7 @@ class DurableStore(QueuedStore):
             most = limit if piece is None or piece > limit else piece
             data = self._chunks.response(state, position, most)
             if data is not None:
-                return succeed(Chunk(state, position, data))
+                return succeed(api.Chunk(state, position, data))
         read = partial(self._read, path, offset, limit, stream_id, piece)
         return self._submit_read(read).addCallback(self._chunk_read, path)
 
@@ -312,16 +304,16 @@ class DurableStore(QueuedStore):
     ) -> Deferred[bytes | Refusal]:
         """Return exactly the bytes ``[start, stop)`` of a stream, read on a reader thread."""
         if not self._open:
-            return succeed(STOPPING)
+            return succeed(api.STOPPING)
         result: Deferred[bytes | Refusal] = self._submit_read(
             partial(self._on_snapshot, partial(self._read_range, path, stream_id, start, stop))
         )
         return result
 
-    def query(self, question: Query[T]) -> Deferred[T | Refusal]:
+    def query(self, question: api.Query[T]) -> Deferred[T | Refusal]:
         """Answer a question on a snapshot, on a reader thread."""
         if not self._open:
-            return succeed(STOPPING)
+            return succeed(api.STOPPING)
         result: Deferred[T | Refusal] = self._submit_read(partial(self._run_query, question))
         return result
 
@@ -335,7 +327,7 @@ class DurableStore(QueuedStore):
             self._states.put(path, result.state, result.version)
         return result.chunk if isinstance(result.chunk, Refusal) else result.chunk.state
 
-    def _chunk_read(self, result: _ReadResult, path: str) -> Chunk | Refusal:
+    def _chunk_read(self, result: _ReadResult, path: str) -> api.Chunk | Refusal:
         """Cache state and bytes from a reader thread. Runs on the reactor's thread."""
         newest = result.version >= 0 and self._states.put(path, result.state, result.version)
         chunk = result.chunk
@@ -372,7 +364,7 @@ class DurableStore(QueuedStore):
         def read(view: Snapshot) -> _ReadResult:
             reader = ViewReader(view)
             state = reader.stream_at(path)
-            chunk: Chunk | Refusal | StreamState = self._check_usable(state)
+            chunk: api.Chunk | Refusal | StreamState = self._check_usable(state)
             if isinstance(chunk, StreamState):
                 chunk = reader.read_chunk(chunk, offset, limit, stream_id, piece)
             return _ReadResult(state, chunk, view.version)
@@ -389,7 +381,7 @@ class DurableStore(QueuedStore):
             return state
         return reader.gather(state, start, stop, stop - start)
 
-    def _run_query(self, question: Query[T]) -> T | Refusal:
+    def _run_query(self, question: api.Query[T]) -> T | Refusal:
         def usable(state: StreamState) -> bool:
             return not isinstance(self._check_usable(state), Refusal)
 
@@ -397,16 +389,16 @@ class DurableStore(QueuedStore):
 
     # -- operation ------------------------------------------------------------------------------
 
-    def stats(self) -> Deferred[Stats | None]:
+    def stats(self) -> Deferred[api.Stats | None]:
         """Return the fill level, None if the disk cannot be read."""
         if not self._open:
             return succeed(None)
         queued, size = self._queued, self._queued_bytes
 
-        def read() -> StoreStats | None:
+        def read() -> api.StoreStats | None:
             try:
                 memtable_bytes = self._engine.memtable_bytes()
-                return StoreStats(queued, size, memtable_bytes, *self._lmdb.stats())
+                return api.StoreStats(queued, size, memtable_bytes, *self._lmdb.stats())
             except EngineFailed as failure:
                 self._log.error("Reading the store's size failed: {reason}", reason=failure)
                 return None
