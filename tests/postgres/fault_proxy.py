@@ -88,7 +88,7 @@ class _Connection:
                     self._transaction = b""
                     if self._cut is Cut.BEFORE:
                         return
-                self._server.sendall(message)
+                self._proxy.send(self._server, message)
 
     def _is_commit(self, kind: bytes, message: bytes) -> bool:
         """Follow the statements; return True for the message that executes COMMIT."""
@@ -136,6 +136,8 @@ class FaultProxy:
         self.cuts = 0
         #: Number of connections that clients have opened.
         self.opened = 0
+        #: Bytes of the longest message that a client has sent.
+        self.longest = 0
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self._lock = threading.Lock()
@@ -143,7 +145,7 @@ class FaultProxy:
         self._running = threading.Event()
         self._running.set()
         self._refusing = False
-        self._delay = 0.0
+        self._delay = self._rate = 0.0
         self._armed: tuple[Cut, bytes] | None = None
 
     def __enter__(self) -> FaultProxy:
@@ -203,6 +205,10 @@ class FaultProxy:
         """Forward each message this much later."""
         self._delay = seconds
 
+    def throttle(self, rate: float) -> None:
+        """Forward this many bytes a second to the server on each connection; 0: all at once."""
+        self._rate = rate
+
     # -- called by connections --------------------------------------------------------------
 
     def hold(self) -> None:
@@ -210,6 +216,16 @@ class FaultProxy:
         self._running.wait()
         if self._delay:
             time.sleep(self._delay)
+
+    def send(self, server: socket.socket, message: bytes) -> None:
+        """Forward a message of a client, at the rate of `throttle`."""
+        self.longest = max(self.longest, len(message))
+        rate = self._rate
+        for start in range(0, len(message), _PIECE):
+            piece = message[start : start + _PIECE]
+            server.sendall(piece)
+            if rate:
+                time.sleep(len(piece) / rate)
 
     def cut_for(self, transaction: bytes) -> Cut | None:
         """Return the moment at which the COMMIT of a transaction is to be cut."""

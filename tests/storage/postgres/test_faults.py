@@ -11,6 +11,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.protocol.limits import MIB
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.offsets import Offset, format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended
@@ -246,6 +247,23 @@ class AwayTests(FaultCase):
         self.assertTrue(again.duplicate)
         self.assertEqual(self.content(), b"x")
 
+    def test_commit_that_always_breaks_the_connection(self) -> None:
+        """A batch is not repeated for longer than the timeout."""
+        self.created(put())
+        calls: list[object] = []
+
+        def broken(*arguments: object) -> float:
+            calls.append(arguments)
+            assert len(calls) < 1000, "the batch is repeated for ever"
+            raise psycopg.OperationalError("terminated")
+
+        patched = self.patch(self.store._committers[0], "_commit", broken)
+        self.assertRefused(Problem.STORAGE_UNAVAILABLE, self.submit(post(b"x")))
+        self.assertGreater(len(calls), 1)
+        patched.restore()
+        self.appended(post(b"y"))
+        self.assertEqual(self.content(), b"y")
+
     def test_unknown_outcome(self) -> None:
         """A commit without an answer is unknown; readers see later what became of it."""
         state = self.created(put())
@@ -335,6 +353,14 @@ class ErrorTests(FaultCase):
         for outcome in (outcomes[0], outcomes[2], self.result(self.store.read("a", 0, 1))):
             self.assertRefused(Problem.CORRUPT_RECORD, outcome)
         self.assertEqual(self.content("b"), b"x")
+
+    def test_large_body_is_sent_in_parts(self) -> None:
+        """No message to the database is so long that a slow link looks like a frozen node."""
+        body = bytes(range(256)) * (4 * MIB // 256)
+        self.submit_all(put(raw=body), put("b", raw=b"x"))
+        self.appended(post(body))
+        self.assertEqual(self.content(), 2 * body)
+        self.assertLess(self.proxy.longest, 1.2 * MIB)
 
     def test_missing_bytes(self) -> None:
         """Bytes that are missing under a stream that has them are an error, not other bytes."""

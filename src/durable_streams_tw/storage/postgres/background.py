@@ -32,7 +32,8 @@ _SHORT_INTERVAL: Final = 0.25
 
 _DUE: Final = "SELECT id, path FROM stream WHERE due <= %s ORDER BY due LIMIT %s"
 # A node that has not written for 30 s needs no hints; after a day its rows are removed.
-_HEARTBEAT: Final = "UPDATE node SET heartbeat = clock_timestamp() WHERE name = %s"
+_HEARTBEAT: Final = """UPDATE node SET heartbeat = clock_timestamp() WHERE (name, committer) IN (
+  SELECT name, committer FROM node WHERE name = %s FOR UPDATE SKIP LOCKED)"""
 _OTHERS: Final = """SELECT count(DISTINCT name) FROM node
 WHERE name <> %s AND heartbeat > clock_timestamp() - interval '30 s'"""
 _REMOVE_DEAD: Final = "DELETE FROM node WHERE heartbeat < clock_timestamp() - interval '1 day'"

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import Subscription
@@ -79,6 +80,9 @@ UNAVAILABLE: Final = Refusal(
 #: Attempts of a batch that other transactions make fail, and of one that lacks locks.
 _ATTEMPTS: Final = 20
 _RESTARTS: Final = 1_000
+
+#: Bytes a second at which a commit is sent at least; slower connections are cut.
+_MIN_RATE: Final = 256 * KIB
 
 #: Time in ms for which a batch waits for the registry's exclusive lock. The wait stops the batches
 #: of all nodes.
@@ -398,11 +402,14 @@ class Committer:
         session = self.session
         deadline = session.deadline()
         decided: tuple[T, DatabaseTransaction, float] | None = None
+        broken: psycopg.Error | None = None
         attempts = restarts = 0
         while True:
             connection, committed = session.open(deadline)
             if committed and decided is not None:
                 return decided
+            if broken is not None and self._clock() >= deadline:
+                raise DatabaseUnavailable(broken)
             decided = None
             try:
                 with session.limit():
@@ -410,6 +417,7 @@ class Committer:
                     transaction = self._begin(connection, locked, needs, full)
                     result = decide(transaction, locked.held)
                     decided = result, transaction, 0.0
+                with session.limit(transaction.size / _MIN_RATE):
                     seconds = self._commit(connection, transaction, needs.exclusive)
             except locks.MissingLock as missing:
                 self._invalidate_index(needs)
@@ -439,6 +447,7 @@ class Committer:
                 session.drop()
                 self._invalidate_index(needs)
                 self._log.warn("the connection broke: {reason}", reason=str(error).strip())
+                broken = error
                 continue
             except BaseException:
                 session.roll_back()

@@ -234,10 +234,10 @@ class NodeSession:
             self._log.error("Leaving the database failed: {reason}", reason=error)
         connection.close()
 
-    def limit(self) -> AbstractContextManager[None]:
-        """Bound the time of a batch, or of other work, by the timeout of the settings."""
+    def limit(self, more: float = 0.0) -> AbstractContextManager[None]:
+        """Bound the time of a batch, or of other work, by the timeout and ``more`` seconds."""
         assert self._connection is not None, "the session is open"
-        return self._guard.limit(self._connection, self._settings.timeout)
+        return self._guard.limit(self._connection, self._settings.timeout + more)
 
     # -- a batch --------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol.limits import KIB
+from durable_streams_tw.protocol.limits import KIB, MIB
 from durable_streams_tw.protocol.streams import lineage
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.producers import Generation, ProducerState
@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 CHUNK_SIZE: Final = 64 * KIB
 """Bytes of a stream in one row at most."""
+
+#: Bytes of chunks in one statement. A node whose statement takes longer than `MAX_IDLE_TRANSACTION`
+#: to arrive is taken for frozen.
+_STATEMENT_SIZE: Final = 1 * MIB
 
 _INSERT_CHUNKS: Final = """INSERT INTO chunk (stream_id, position, flags, data)
 SELECT * FROM unnest(%s, %s, %s, %s)"""
@@ -181,6 +185,8 @@ class DatabaseTransaction:
         # Position of the first chunk and number of chunks of each stream that grew.
         self.chunks: dict[int, tuple[int, int]] = {}
         self._flushed = False
+        #: Bytes of all bodies.
+        self.size = 0
 
     # -- read by the committer ------------------------------------------------------------------
 
@@ -336,6 +342,7 @@ class DatabaseTransaction:
             stream.pending_from = start
             self._bodies[state.id] = stream
         stream.pending.append(body)
+        self.size += len(body.data)
 
     def is_receiving(self, path: str) -> bool:
         """Return False: a body is written in one transaction, whatever its size."""
@@ -523,21 +530,29 @@ class DatabaseTransaction:
         bodies, self._bodies = self._bodies, {}
         ids, positions = Int8Array(), Int8Array()
         flags, data = Int8Array(), ByteaArray()
+        size = 0
         for stream_id, stream in bodies.items():
-            known, position = len(ids), stream.pending_from
+            position = stream.pending_from
+            first, count = self.chunks.get(stream_id, (position, 0))
             for payload, piece in fill(stream.pending, CHUNK_SIZE):
                 ids.append(stream_id)
                 positions.append(position)
                 flags.append(piece.flags)
                 data.append(payload)
                 position += len(payload)
+                count += 1
+                size += len(payload)
+                if size >= _STATEMENT_SIZE:
+                    self.connection.execute(_INSERT_CHUNKS, (ids, positions, flags, data))
+                    ids, positions = Int8Array(), Int8Array()
+                    flags, data = Int8Array(), ByteaArray()
+                    size = 0
             stream.pending = []
-            first, count = self.chunks.get(stream_id, (stream.pending_from, 0))
-            self.chunks[stream_id] = first, count + len(ids) - known
+            self.chunks[stream_id] = first, count
         if ids:
-            self._flushed = True
             self.connection.execute(_INSERT_CHUNKS, (ids, positions, flags, data))
-        return bool(ids)
+        self._flushed = self._flushed or bool(bodies)
+        return bool(bodies)
 
     def _flush_records(self, prefix: bytes) -> bool:
         dirty, self._dirty_records[prefix] = self._dirty_records[prefix], {}
