@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from secrets import token_bytes
 from typing import Any, Final
 
@@ -108,6 +109,7 @@ class TokenFileChecker:
 
 
 @implementer(ICredentialsChecker)
+@dataclass(eq=False)
 class JwtChecker:
     """Checker of an issuer's JWTs, with the JWKS that ``fetch`` returns.
 
@@ -117,26 +119,19 @@ class JwtChecker:
 
     credentialInterfaces = (IBearerToken,)
 
-    def __init__(
-        self,
-        requirements: TokenRequirements,
-        fetch: Fetch,
-        source: str,
-        clock: IReactorTime,
-        wall: Seconds,
-    ) -> None:
-        self._requirements = requirements
-        self._fetch = fetch
-        self._source = source
-        self._clock = clock
-        self._wall = wall
+    _requirements: TokenRequirements
+    _fetch: Fetch
+    _source: str
+    _clock: IReactorTime
+    _wall: Seconds
+
+    def __post_init__(self) -> None:
         self._refresh = RefreshPolicy()
         self._raw = b""
         self._keys = KeySet(())
         # Tokens verified with these keys, by their SHA-256.
         self._verified: BoundedCache[bytes, Identity] = BoundedCache(limits.TOKEN_CACHE)
-        self._fetching = False
-        self._failed = False
+        self._fetching = self._failed = False
         self._waiting: dict[Deferred[None], None] = {}
 
     def warm_up(self) -> None:

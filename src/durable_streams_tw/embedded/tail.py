@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from twisted.internet.defer import Deferred
 
 from durable_streams_tw.embedded.values import Batch, StreamError, batch
@@ -11,6 +13,7 @@ from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.storage.api import STOPPING, Chunk, IStreamStore
 
 
+@dataclass(eq=False)
 class StreamTail:
     """Asynchronous iterator over the batches of one stream from an offset.
 
@@ -18,20 +21,12 @@ class StreamTail:
     `StreamError` if the stream cannot be read or is deleted, or when the streams are stopped.
     """
 
-    def __init__(
-        self,
-        store: IStreamStore,
-        long_polls: LongPolls,
-        path: str,
-        offset: RequestedOffset,
-        limit: int,
-    ) -> None:
-        self._store = store
-        self._long_polls = long_polls
-        self._path = path
-        self._offset = offset
-        self._limit = limit
-        self._last: Chunk | None = None
+    _store: IStreamStore
+    _long_polls: LongPolls
+    _path: str
+    _offset: RequestedOffset
+    _limit: int
+    _last: Chunk | None = None
 
     def __aiter__(self) -> StreamTail:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from durable_streams_tw.service.startup import CannotStart
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
+@dataclass(eq=False)
 class Ports(Service):
     """Service that opens and closes the listening ports of one site.
 
@@ -37,19 +39,13 @@ class Ports(Service):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        endpoints: list[IStreamServerEndpoint],
-        site: StreamSite | Http1Factory,
-        streams: DurableStreams,
-        reactor: Any,
-        announcer: PortAnnouncer | None = None,
-    ) -> None:
-        self._endpoints = endpoints
-        self._site = site
-        self._streams = streams
-        self._reactor = reactor
-        self._announcer = announcer
+    _endpoints: list[IStreamServerEndpoint]
+    _site: StreamSite | Http1Factory
+    _streams: DurableStreams
+    _reactor: Any
+    _announcer: PortAnnouncer | None = None
+
+    def __post_init__(self) -> None:
         self._opened: list[Deferred[IListeningPort | None]] = []
         self._poll: NestedEpoll | None = None
         self._exhaustion = FileExhaustion(monotonic)

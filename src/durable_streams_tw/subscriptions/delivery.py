@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -41,6 +42,7 @@ class _Done(Struct):
 _answer = msgspec.json.Decoder(_Done)
 
 
+@dataclass(eq=False)
 class WebhookDelivery:
     """Sender of webhook calls, at most `limits.MAX_DELIVERIES` at a time, which stores the results.
 
@@ -51,33 +53,25 @@ class WebhookDelivery:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        store: IStreamStore,
-        post: Post,
-        keyring: Keyring,
-        tokens: WakeTokens,
-        base: Callable[[], str | None],
-        random: Callable[[], float],
-        seconds: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._post = post
-        self._keyring = keyring
-        self._tokens = tokens
-        self._base = base
-        self._random = random
-        self._seconds = seconds
+    _store: IStreamStore
+    _post: Post
+    _keyring: Keyring
+    _tokens: WakeTokens
+    _base: Callable[[], str | None]
+    _random: Callable[[], float]
+    _seconds: Callable[[], float]
+    #: Number of calls by result: done, accepted, refused (status not 2xx), failed.
+    calls: Counter[str] = field(default_factory=Counter)
+    #: Last errors by id of the subscription, the newest last. A successful call removes it.
+    errors: OrderedDict[str, str] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
         self._limiter = FairLimiter(
             limits.MAX_DELIVERIES,
             limits.DELIVERIES_SHARE,
             limits.DELIVERIES_RESERVED,
             limits.DELIVERIES_REMEMBERED,
         )
-        #: Number of calls by result: done, accepted, refused (status not 2xx), failed.
-        self.calls: Counter[str] = Counter()
-        #: Last errors by id of the subscription, the newest last. A successful call removes it.
-        self.errors: OrderedDict[str, str] = OrderedDict()
 
     def deliver(self, state: Subscription) -> Deferred[bool]:
         """Call the webhook of a wake; fire with True if the result has been stored.

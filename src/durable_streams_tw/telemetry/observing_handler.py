@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,6 +21,7 @@ Begin = Callable[[Request, str | None], Finish]
 """Record the start of a request from an address; return the function for its response."""
 
 
+@dataclass(eq=False)
 class ObservingHandler:
     """Request handler that calls ``begin`` for each request and passes it to ``handler``.
 
@@ -27,15 +29,9 @@ class ObservingHandler:
     ``refused`` is called with the response to a request whose head could not be read.
     """
 
-    def __init__(
-        self,
-        handler: RequestHandler,
-        begin: Begin,
-        refused: Callable[[Response], object] | None = None,
-    ) -> None:
-        self._handler = handler
-        self._begin = begin
-        self._refused = refused
+    _handler: RequestHandler
+    _begin: Begin
+    _refused: Callable[[Response], object] | None = None
 
     def responder(self, host: str | None) -> Respond:
         """Return the function that handles requests of a connection from an address."""

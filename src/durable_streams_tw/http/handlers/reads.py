@@ -6,6 +6,7 @@ Catch-up reads can be conditional (ETag) and compressed (gzip).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 
 from twisted.internet.defer import Deferred
@@ -36,6 +37,7 @@ from durable_streams_tw.protocol.streams.responses import BufferedResponse, Head
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 
+@dataclass(eq=False)
 class ReadHandler:
     """Handler of GET requests.
 
@@ -43,31 +45,21 @@ class ReadHandler:
     bounds a response in bytes. With ``private``, shared caches may not store responses.
     """
 
-    def __init__(
-        self,
-        store: IStreamStore,
-        long_polls: LongPolls,
-        broadcaster: Broadcaster,
-        transfers: Transfers,
-        response_headers: ResponseHeaders,
-        *,
-        wall: Callable[[], float],
-        random: Callable[[], float],
-        in_thread: InThread,
-        max_chunk: int | None,
-        private: bool,
-    ) -> None:
-        self._store = store
-        self._long_polls = long_polls
-        self._broadcaster = broadcaster
-        self._transfers = transfers
-        self._response_headers = response_headers
-        self._wall = wall
-        self._random = random
-        self._in_thread = in_thread
+    _store: IStreamStore
+    _long_polls: LongPolls
+    _broadcaster: Broadcaster
+    _transfers: Transfers
+    _response_headers: ResponseHeaders
+    _: KW_ONLY
+    wall: Callable[[], float]
+    random: Callable[[], float]
+    in_thread: InThread
+    max_chunk: int | None
+    private: bool
+
+    def __post_init__(self) -> None:
         # Without a bound, a response ends at the tail at the time of the read.
-        self._limit = MAX_POSITION if max_chunk is None else max_chunk
-        self._private = private
+        self._limit = MAX_POSITION if self.max_chunk is None else self.max_chunk
 
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
         """Respond to a GET. Raise `Refused` for a malformed query."""
@@ -106,7 +98,7 @@ class ReadHandler:
         return self._plain(responses.long_poll_timeout(chunk.state, self._cursor(query)), request)
 
     def _cursor(self, query: ReadQuery) -> int:
-        return cursors.next_cursor(self._wall(), query.cursor, self._random())
+        return cursors.next_cursor(self.wall(), query.cursor, self.random())
 
     # -- catch-up and long-poll ---------------------------------------------------------------
 
@@ -150,7 +142,7 @@ class ReadHandler:
         own.append(compression.CONTENT_ENCODING)
         if len(body) <= INLINE_GZIP:
             return Response(200, own, compression.gzip(body), common)
-        compressed: Deferred[bytes] = self._in_thread(compression.gzip, body)
+        compressed: Deferred[bytes] = self.in_thread(compression.gzip, body)
         return compressed.addCallback(lambda data: Response(200, own, data, common))
 
     def _streamed(self, chunk: Chunk, own: list[Header], gzips: bool) -> StreamedBody:
@@ -177,8 +169,8 @@ class ReadHandler:
         if lifetime.ttl is not None:
             seconds_left = lifetime.ttl
         elif lifetime.expires_at is not None:
-            seconds_left = lifetime.expires_at / 1000 - self._wall()
-        return caching.cache_control(self._private, seconds_left)
+            seconds_left = lifetime.expires_at / 1000 - self.wall()
+        return caching.cache_control(self.private, seconds_left)
 
     # -- SSE -----------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Timers run on the reactor's thread, the work on the committer thread or a reader
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Protocol
@@ -54,25 +55,20 @@ class AccessWriter(Protocol):
         """Write access times (ms) by stream id. Runs on the committer thread."""
 
 
+@dataclass(eq=False)
 class BackgroundTimers:
     """Timers of one store: sweep and writing of access times, which all stores share.
 
     ``now`` returns ms since the Unix epoch.
     """
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        executor: Executor,
-        access: AccessTimes,
-        writer: AccessWriter,
-        now: Callable[[], int],
-    ) -> None:
-        self._clock = clock
-        self._executor = executor
-        self._access = access
-        self._writer = writer
-        self._now = now
+    _clock: IReactorTime
+    _executor: Executor
+    _access: AccessTimes
+    _writer: AccessWriter
+    _now: Callable[[], int]
+
+    def __post_init__(self) -> None:
         self._timers: dict[str, IDelayedCall] = {}
         self._running = self._sweeping = False
         # Access times that are being written, a step at a time.
