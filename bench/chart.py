@@ -15,7 +15,7 @@ RIGHT = 70
 BAR = 13
 GAP = 12
 TOP = 64
-COLOURS = ("#4c78a8", "#54a24b", "#f58518", "#b279a2", "#9d755d")
+COLOURS = ("#4c78a8", "#54a24b", "#f58518", "#b279a2", "#9d755d", "#e45756")
 
 
 @dataclass(frozen=True)

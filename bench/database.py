@@ -41,7 +41,7 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def committer(settings: DatabaseSettings, name: str, notifying: bool) -> Committer:
+def make_committer(settings: DatabaseSettings, name: str, notifying: bool) -> Committer:
     """Return the main committer of a node."""
     session = NodeSession(settings, name, 0, now, DeadlineGuard())
     return Committer(
@@ -133,7 +133,7 @@ def measure(settings: DatabaseSettings, options: argparse.Namespace) -> str:
     with connect(settings) as connection:
         migrate(connection, settings, now())
     committers = [
-        committer(settings, f"bench-{os.getpid()}-{number}", options.nodes > 1)
+        make_committer(settings, f"bench-{os.getpid()}-{number}", options.nodes > 1)
         for number in range(options.nodes)
     ]
     paths = [f"bench/{os.getpid()}/{number:06}" for number in range(options.streams)]

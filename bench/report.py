@@ -38,6 +38,9 @@ HOW = """\
   the append is sent.
 - Memory is the resident memory of the server's process, CPU its user and system time. The kernel's
   memory of idle connections is not included.
+- The server on PostgreSQL uses a database on this machine, whose processes run on both cores. CPU
+  and memory of the database are not included. [Run on PostgreSQL](how-to/postgresql.md#measure) has
+  the command.
 - A stream of 100 MB is read by one client, following `Stream-Next-Offset` to the tail. If
   a server takes too long to fill its store, the row says so; `--full` allows more time.
 - Starts are timed from the start of the process to the first response, with the file system's

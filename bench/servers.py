@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import compileall
 import hashlib
 import importlib.util
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from unittest import SkipTest
 
 from bench.peers import node
 
@@ -21,12 +23,13 @@ STORES: tuple[Store, ...] = ("memory", "durable")
 TITLES = {
     "fast": "ours",
     "klein": "ours, Klein and twisted.web",
+    "postgres": "ours, PostgreSQL",
     "node": "Node reference",
     "caddy": "Caddy plugin (Go)",
     "rust": "Rust server",
     "sender": "bare sender",
 }
-OURS = ("fast", "klein")
+OURS = ("fast", "klein", "postgres")
 
 CADDYFILE = """\
 {{
@@ -139,6 +142,30 @@ def _find_klein(found: Field, _: Path | None) -> None:
     _add(found, "klein", _ours(*more), _compiled())
 
 
+def _find_postgres(found: Field, _: Path | None) -> None:
+    try:
+        from tests.postgres.cluster import Cluster
+
+        cluster = Cluster(durable=True, settings={"max_wal_size": "4GB"})
+    except (ImportError, SkipTest) as error:
+        found.skipped.append(f"postgres: {error}")
+        return
+    atexit.register(cluster.remove)
+    cluster.initialize()
+    cluster.start()
+    found.versions["PostgreSQL"] = str(cluster.version)
+    # Databases by directory: a row may start a server again on the same store.
+    databases: dict[Path, str] = {}
+
+    def command(port: int, home: Path) -> list[str]:
+        if home not in databases:
+            databases[home] = cluster.create_database()
+        url = cluster.url(databases[home], tcp=True)
+        return [*_ours("--database", url)("memory", port, home)]
+
+    found.variants.append(Variant("postgres", "durable", command, _compiled()))
+
+
 def _find_node(found: Field, _: Path | None) -> None:
     missing = node.missing()
     if missing is not None:
@@ -207,6 +234,7 @@ def _checksum(binary: Path | None) -> str:
 _FINDERS: dict[str, Callable[[Field, Path | None], None]] = {
     "fast": _find_fast,
     "klein": _find_klein,
+    "postgres": _find_postgres,
     "node": _find_node,
     "caddy": _find_caddy,
     "rust": _find_rust,

@@ -13,7 +13,7 @@ from bench.client import ROOT
 from bench.figures import Figure
 from bench.machine import Cores, free_port
 from bench.process import Process
-from bench.servers import STORES, Store, Variant
+from bench.servers import OURS, STORES, Store, Variant
 
 START_SECONDS = 60.0
 
@@ -93,7 +93,7 @@ class Trial:
         return Process(command, environment, port, self.folder / "server.log", self._profile())
 
     def _profile(self) -> Path | None:
-        if self.settings.profiles is None or self.variant.server not in ("fast", "klein"):
+        if self.settings.profiles is None or self.variant.server not in OURS:
             return None
         # A row may start its server more than once.
         folder, name = self.settings.profiles, f"{self.label}-{self.variant}".replace(" ", "-")
