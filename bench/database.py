@@ -22,6 +22,7 @@ from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
+from durable_streams_tw.service.process_tuning import tune
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.postgres.committer import Committer
@@ -49,7 +50,7 @@ def make_committer(settings: DatabaseSettings, name: str, notifying: bool) -> Co
         AccessTimes(),
         now,
         channel=channel_of(settings),
-        hints=lambda ids: encode_hints(name, ids) if notifying else [],
+        hints=lambda ids: encode_hints(name, set(ids)) if notifying else [],
         packing=PackingQueue(),
     )
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--producers", action="store_true")
     options = parser.parse_args()
+    tune()
     if options.database is not None:
         print(measure(DatabaseSettings(options.database, unsafe=True), options))
         return

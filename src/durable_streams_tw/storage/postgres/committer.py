@@ -43,6 +43,7 @@ from durable_streams_tw.storage.limits import MAX_PRODUCERS, STATE_CACHE, SWEEP_
 from durable_streams_tw.storage.postgres import locks
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
 from durable_streams_tw.storage.postgres.packing import PackingQueue
+from durable_streams_tw.storage.postgres.pipeline import integer, pairs
 from durable_streams_tw.storage.postgres.reader import (
     Connection,
     decode_stream,
@@ -99,7 +100,8 @@ _FIND: Final = "SELECT id, path FROM stream WHERE path = ANY(%s)"
 _CURSORS: Final = "SELECT key, record FROM cursor WHERE key = ANY(%s)"
 _LOCK_SUBSCRIPTIONS: Final = """SELECT key, record FROM subscription WHERE key = ANY(%s)
 ORDER BY key FOR UPDATE"""
-_NOTIFY: Final = "SELECT pg_notify(%s, hint) FROM unnest(%s) AS w (hint)"
+_NOTIFY: Final = """SELECT set_config('synchronous_commit', 'off', true), pg_notify(%s, hint)
+FROM unnest(%s) AS w (hint)"""
 
 # Errors after which a transaction has certainly not been committed and can be repeated.
 _REPEATABLE: Final = (
@@ -108,6 +110,7 @@ _REPEATABLE: Final = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.UniqueViolation,
 )
+_OF_STREAMS: Final = (Append, Create, Delete)
 _BUGS: Final = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
 
 
@@ -153,7 +156,7 @@ class Committer:
         now: Callable[[], int],
         *,
         channel: str,
-        hints: Callable[[set[int]], list[str]],
+        hints: Callable[[Iterable[int]], list[str]],
         packing: PackingQueue,
         blocking: bool = False,
         clock: Callable[[], float] = monotonic,
@@ -259,7 +262,7 @@ class Committer:
                 outcome = FULL
             if outcome is None:
                 writes = transaction.writes
-                transaction.reads_unlocked = not isinstance(command, Append | Create | Delete)
+                transaction.reads_unlocked = not isinstance(command, _OF_STREAMS)
                 try:
                     outcome = _carry_out(transaction, command, now)
                 except (locks.MissingLock, psycopg.Error):
@@ -379,13 +382,16 @@ class Committer:
             try:
                 with self.session.limit():
                     return work(connection)
-            except _BUGS:
-                self.session.roll_back()
-                raise
             except psycopg.Error as error:
                 self.session.drop()
+                if isinstance(error, _BUGS):
+                    raise
                 if self._clock() >= deadline:
                     raise DatabaseUnavailable(error) from None
+            except BaseException:
+                # psycopg has rolled back, and would deallocate all prepared statements.
+                self.session.drop()
+                raise
 
     def _run(
         self,
@@ -418,7 +424,7 @@ class Committer:
                     result = decide(transaction, locked.held)
                     decided = result, transaction, 0.0
                 with session.limit(transaction.size / _MIN_RATE):
-                    seconds = self._commit(connection, transaction, needs.exclusive)
+                    seconds = self._commit(transaction, needs.exclusive)
             except locks.MissingLock as missing:
                 self._invalidate_index(needs)
                 restarts += 1
@@ -503,39 +509,41 @@ class Committer:
         unknown = TextArray([path for path in needs.paths if path not in known])
         wanted = Int8Array(needs.ids.union(known.values()))
         suffix = "" if needs.wait else " SKIP LOCKED"
-        with connection.pipeline():
-            connection.execute("BEGIN")
-            advisory = session.advisory, locks.REGISTRY
-            if needs.exclusive:
-                connection.execute(f"SET LOCAL lock_timeout = {_REGISTRY_TIMEOUT}".encode())
-                connection.execute(_OWN_REGISTRY, advisory)
-                connection.execute(f"SET LOCAL lock_timeout = {ROW_TIMEOUT}".encode())
-            else:
-                connection.execute(_SHARE_REGISTRY, advisory)
-            numbered = connection.execute(
-                _NUMBER, (session.number + 1, session.node, session.committer, session.number)
-            )
-            streams = connection.cursor(binary=True)
-            found = connection.cursor(binary=True)
-            if unknown:
-                streams.execute((_LOCK_PATHS + suffix).encode(), (wanted, unknown))
-                found.execute(_FIND, (unknown,))
-            else:
-                streams.execute((_LOCK + suffix).encode(), (wanted,))
-        registry = numbered.fetchone()
-        if registry is None:
+        pipeline = session.pipeline()
+        pipeline.add("BEGIN")
+        advisory = session.advisory, locks.REGISTRY
+        if needs.exclusive:
+            pipeline.add(f"SET LOCAL lock_timeout = {_REGISTRY_TIMEOUT}")
+            pipeline.add(_OWN_REGISTRY, advisory)
+            pipeline.add(f"SET LOCAL lock_timeout = {ROW_TIMEOUT}")
+        else:
+            pipeline.add(_SHARE_REGISTRY, advisory)
+        numbered = pipeline.add(
+            _NUMBER, (session.number + 1, session.node, session.committer, session.number)
+        )
+        if unknown:
+            streams = pipeline.add(_LOCK_PATHS + suffix, (wanted, unknown))
+            found = pipeline.add(_FIND, (unknown,))
+        else:
+            streams = pipeline.add(_LOCK + suffix, (wanted,))
+        pipeline.run()
+        registry = pipeline.results[numbered]
+        if not registry.ntuples:
             # Another node has removed the row of this one, which it believed to be dead.
             raise psycopg.OperationalError("the row of this node is gone")
-        version, first_id = registry
+        version, first_id = (integer(registry.get_value(0, column)) for column in range(2))
         rows = LockedRows([], needs.paths.copy(), needs.ids.copy(), {})
         locked = set[int]()
-        for stream_id, record in streams:
+        for stream_id, record in pairs(pipeline.results[streams]):
             locked.add(stream_id)
             try:
                 rows.streams.append(decode_stream(record))
             except CorruptRecord as corrupt:
                 self._add_corrupt(connection, rows, stream_id, corrupt)
-        at = {path: stream_id for stream_id, path in found} if unknown else {}
+        at: dict[str, int] = {}
+        if unknown:
+            rows_found = pairs(pipeline.results[found])
+            at = {path.decode("utf-8"): stream_id for stream_id, path in rows_found}
         missing = [path for path, stream_id in known.items() if stream_id not in locked]
         if missing:
             rest = connection.execute(_FIND, (TextArray(missing),), binary=True)
@@ -635,31 +643,26 @@ class Committer:
 
     # -- second round trip ----------------------------------------------------------------------
 
-    def _commit(
-        self, connection: Connection, transaction: DatabaseTransaction, exclusive: bool
-    ) -> float:
+    def _commit(self, transaction: DatabaseTransaction, exclusive: bool) -> float:
         session = self.session
         if not transaction.writes:
             session.roll_back()
             return 0.0
         begun = perf_counter()
-        changed = {change.state.id for change in transaction.changes}
-        hints = self._hints(changed)
-        commit: psycopg.Cursor[Any] | None = None
+        hints = self._hints(change.state.id for change in transaction.changes)
+        pipeline = session.pipeline()
+        written = transaction.flush(pipeline.add)
+        commit = pipeline.add("COMMIT")
+        if hints:
+            # After the commit, and without a flush: a notification holds a lock of the whole
+            # database until its own commit is done.
+            pipeline.add(_NOTIFY, (self._channel, TextArray(hints)))
         session.committing()
         try:
-            with connection.pipeline():
-                written = transaction.flush()
-                commit = connection.execute("COMMIT")
-                if hints:
-                    # After the commit, and without a flush: a notification holds a lock of the
-                    # whole database until its own commit is done.
-                    connection.execute("BEGIN")
-                    connection.execute("SET LOCAL synchronous_commit = off")
-                    connection.execute(_NOTIFY, (self._channel, TextArray(hints)))
-                    connection.execute("COMMIT")
+            pipeline.run()
         except psycopg.Error as error:
-            if commit is None or commit.pgresult is None or commit.statusmessage != "COMMIT":
+            results = pipeline.results
+            if len(results) <= commit or results[commit].command_status != b"COMMIT":
                 raise
             # Only the hint failed: other nodes poll once a second.
             self._log.warn("a notification failed: {reason}", reason=str(error).strip())
@@ -672,7 +675,7 @@ class Committer:
             state = change.state
             if change.gone:
                 self._ids.pop(state.path)
-            elif self._ids.get(state.path) != state.id:
+            elif state.id in transaction.created:
                 self._ids.insert(state.path, state.id)
         if exclusive:
             # The commands have changed the index, and `flush` has counted that in the registry.

@@ -44,6 +44,10 @@ KEYRING: Final = 3
 """Second key of the advisory lock under which signing keys are made and changed."""
 
 
+_OF_STREAMS: Final = (Append, Create, Delete)
+_OF_REGISTRY: Final = (Subscribe, Unsubscribe, LinkStreams, UnlinkStream)
+
+
 class MissingLock(Exception):
     """Need of a row that is not locked: a path, a stream id, or the key of a subscription."""
 
@@ -80,7 +84,7 @@ class LockSet(Struct):
 
 def changes_registry(command: Command) -> bool:
     """Return whether a command may change which subscriptions there are, or their links."""
-    return isinstance(command, Subscribe | Unsubscribe | LinkStreams | UnlinkStream)
+    return isinstance(command, _OF_REGISTRY)
 
 
 def paths_of(command: Command) -> Iterable[str]:
@@ -105,7 +109,7 @@ def required_locks(
     """
     needs = LockSet()
     for command in commands:
-        if isinstance(command, Append | Create | Delete):
+        if isinstance(command, _OF_STREAMS):
             path = command.path
             needs.paths.add(path)
             if isinstance(command, Append):

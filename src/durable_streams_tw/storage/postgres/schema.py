@@ -63,7 +63,7 @@ CREATE TABLE node (
   name      text COLLATE "C" NOT NULL,
   committer smallint    NOT NULL,
   batch     bigint      NOT NULL,
-  heartbeat    timestamptz NOT NULL,
+  heartbeat timestamptz NOT NULL,
   version   text        NOT NULL,
   PRIMARY KEY (name, committer)
 );

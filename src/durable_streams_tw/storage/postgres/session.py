@@ -29,6 +29,7 @@ from durable_streams_tw.storage.postgres.connection import (
     connect,
 )
 from durable_streams_tw.storage.postgres.deadline_guard import DeadlineGuard
+from durable_streams_tw.storage.postgres.pipeline import Pipeline, PreparedStatements
 from durable_streams_tw.storage.postgres.reader import Connection
 from durable_streams_tw.storage.postgres.schema import ID_BLOCK
 
@@ -92,6 +93,7 @@ class NodeSession:
         self._guard = guard
         self._clock = clock
         self._connection: Connection | None = None
+        self._prepared = PreparedStatements()
         self.unavailable = False
         # Whether the commit of the last batch has been sent and not been answered.
         self._in_doubt = False
@@ -135,7 +137,7 @@ class NodeSession:
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        self._connection, self._prepared = connection, PreparedStatements()
         if self.unavailable:
             self._log.info("The database is available again")
         self.unavailable = self._in_doubt = False
@@ -241,6 +243,11 @@ class NodeSession:
 
     # -- a batch --------------------------------------------------------------------------------
 
+    def pipeline(self) -> Pipeline:
+        """Return a pipeline on the connection."""
+        assert self._connection is not None, "the session is open"
+        return Pipeline(self._connection, self._prepared)
+
     def committing(self) -> None:
         """Mark the batch as in doubt: its commit is about to be sent."""
         self._in_doubt = True
@@ -265,7 +272,10 @@ class NodeSession:
             return
         try:
             if connection.info.transaction_status != TransactionStatus.IDLE:
-                connection.execute("ROLLBACK")
+                # psycopg would deallocate all prepared statements after it.
+                pipeline = self.pipeline()
+                pipeline.add("ROLLBACK")
+                pipeline.run()
         except psycopg.Error:
             self.drop()
 

@@ -10,7 +10,7 @@ Bytes at a position never change, so they come from memory if they are there.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Lock, local
 from time import perf_counter
@@ -367,9 +367,9 @@ class PostgresStore(QueuedStore):
 
     # -- other nodes ----------------------------------------------------------------------------
 
-    def _hints(self, ids: set[int]) -> list[str]:
+    def _hints(self, ids: Iterable[int]) -> list[str]:
         """Return the notifications for other nodes. Runs on a committer thread."""
-        return [] if self._background.other_nodes == 0 else encode_hints(self.node, ids)
+        return [] if self._background.other_nodes == 0 else encode_hints(self.node, set(ids))
 
     def _hint_received(self, ids: set[int] | None) -> None:
         """Poll the streams of a hint. Runs on the listener's thread."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
@@ -72,6 +72,9 @@ _PACK: Final = {tables.LINKS.prefix: tables.LINKS.pack, tables.CURSORS.prefix: t
 
 _MISSING: Any = object()
 
+#: Executes a statement with its parameters, now or later.
+Execute = Callable[[str, Sequence[Any]], object]
+
 
 class IdSource(Protocol):
     """Source of ids that increase; `committer.Committer` takes blocks of them from the database."""
@@ -122,6 +125,13 @@ class NodeContext(Struct, frozen=True):
     max_producers: int
 
 
+def _rows(bodies: list[Body]) -> Iterable[tuple[bytes, int]]:
+    """Return the bytes and flags of the chunks of consecutive bodies."""
+    if len(bodies) == 1 and len(bodies[0].data) <= CHUNK_SIZE:
+        return ((bodies[0].data, 0),)
+    return ((payload, piece.flags) for payload, piece in fill(bodies, CHUNK_SIZE))
+
+
 class DatabaseTransaction:
     """`Transaction` over rows that a committer has locked.
 
@@ -170,7 +180,8 @@ class DatabaseTransaction:
         self._reader = reader.ConnectionReader(connection, self._lookup)
         self._chains = reader.ConnectionReader(connection)
         self._dirty: dict[int, LockedStream] = {}
-        self._fresh: set[int] = set()
+        #: Ids of streams that this transaction creates.
+        self.created: set[int] = set()
         self._bodies: dict[int, LockedStream] = {}
         self._deleted: list[int] = []
         self._garbage: list[tuple[int, int]] = []
@@ -283,7 +294,7 @@ class DatabaseTransaction:
         """Return a producer's generation and state, or None if neither generation has it."""
         pair = stream.state.id, producer_id
         if pair not in self._producers:
-            if stream.state.id in self._fresh:
+            if stream.state.id in self.created:
                 return None
             self.load_producers([pair])
         known = self._producers[pair]
@@ -294,13 +305,13 @@ class DatabaseTransaction:
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Yield the stored messages of a stream, including those of this batch."""
-        self._flush_chunks()
+        self._flush_chunks(self._execute)
         return self._reader.message_runs(state, start)
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
         """Return whether a position is a message boundary."""
         if position not in (0, state.tail):
-            self._flush_chunks()
+            self._flush_chunks(self._execute)
         return self._reader.is_boundary(state, position)
 
     def save(self, state: StreamState) -> None:
@@ -310,7 +321,7 @@ class DatabaseTransaction:
         if stream is None:
             stream = LockedStream(StreamRecord(state))
             self._by_id[state.id] = self._by_path[state.path] = stream
-            self._fresh.add(state.id)
+            self.created.add(state.id)
         elif state.touched_at < stream.state.touched_at:
             # The clock of the node that touched the stream last is ahead of this one's.
             state = replace(state, touched_at=stream.state.touched_at)
@@ -358,8 +369,8 @@ class DatabaseTransaction:
         self._ids.add(state.id)
         self._dirty.pop(state.id, None)
         self._bodies.pop(state.id, None)
-        if state.id in self._fresh:
-            self._fresh.remove(state.id)
+        if state.id in self.created:
+            self.created.remove(state.id)
         else:
             self._deleted.append(state.id)
         self._garbage.append((state.id, 0))
@@ -398,7 +409,7 @@ class DatabaseTransaction:
         self, table: tables.Table[T], first: bytes, stop: bytes | None
     ) -> Iterator[tuple[bytes, T]]:
         """Yield the records of a range in order, including those of this batch."""
-        self._flush_records(table.prefix)
+        self._flush_records(table.prefix, self._execute)
         rows = reader.scan(self.connection, table, first, stop)
         if table.prefix != tables.CURSORS.prefix:
             return rows
@@ -418,7 +429,7 @@ class DatabaseTransaction:
 
     def owns(self, table: tables.Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table."""
-        self._flush_records(table.prefix)
+        self._flush_records(table.prefix, self._execute)
         first, stop = tables.owned_range(number)
         query = f"SELECT 1 FROM {reader.TABLES[table.prefix]} WHERE key >= %s AND key < %s LIMIT 1"
         return self.connection.execute(query.encode(), (first, stop)).fetchone() is not None
@@ -454,20 +465,20 @@ class DatabaseTransaction:
 
     # -- flush ----------------------------------------------------------------------------------
 
-    def flush(self) -> bool:
-        """Send all changes to the database; return whether there were any.
+    def _execute(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Execute a statement at once, because a later one of the decision needs its result."""
+        self.connection.execute(statement.encode(), parameters)
 
-        The committer calls this in a pipeline, before it sends the commit.
-        """
-        execute = self.connection.execute
+    def flush(self, execute: Execute) -> bool:
+        """Write all changes with ``execute``; return whether there were any."""
         written = self._flushed
         if self._deleted:
             written = True
             execute(_DELETE_STREAMS, (Int8Array(self._deleted),))
         if self._dirty:
             written = True
-            self._flush_streams()
-        written = self._flush_chunks() or written
+            self._flush_streams(execute)
+        written = self._flush_chunks(execute) or written
         # The producers of a stream that was removed in this batch are not written.
         producers = [
             (pair, known) for pair, known in self._dirty_producers.items() if pair[0] in self._dirty
@@ -493,15 +504,15 @@ class DatabaseTransaction:
                 ),
             )
         for prefix in reader.TABLES:
-            written = self._flush_records(prefix) or written
+            written = self._flush_records(prefix, execute) or written
         if written and self._exclusive:
-            execute(_CHANGED_REGISTRY)
+            execute(_CHANGED_REGISTRY, ())
         return written
 
-    def _flush_streams(self) -> None:
-        old = [stream for number, stream in self._dirty.items() if number not in self._fresh]
+    def _flush_streams(self, execute: Execute) -> None:
+        old = [stream for number, stream in self._dirty.items() if number not in self.created]
         if old:
-            self.connection.execute(
+            execute(
                 _UPDATE_STREAMS,
                 (
                     Int8Array([stream.state.id for stream in old]),
@@ -509,13 +520,13 @@ class DatabaseTransaction:
                     Int8Array([stream.due for stream in old]),
                 ),
             )
-        if self._fresh:
+        if self.created:
             # In the order of paths: nodes that create the same streams wait for each other here.
             new = sorted(
-                [self._dirty[number] for number in self._fresh], key=lambda each: each.state.path
+                [self._dirty[number] for number in self.created], key=lambda each: each.state.path
             )
             forks = [each.state.fork for each in new]
-            self.connection.execute(
+            execute(
                 _INSERT_STREAMS,
                 (
                     Int8Array([each.state.id for each in new]),
@@ -526,7 +537,7 @@ class DatabaseTransaction:
                 ),
             )
 
-    def _flush_chunks(self) -> bool:
+    def _flush_chunks(self, execute: Execute) -> bool:
         bodies, self._bodies = self._bodies, {}
         ids, positions = Int8Array(), Int8Array()
         flags, data = Int8Array(), ByteaArray()
@@ -534,27 +545,27 @@ class DatabaseTransaction:
         for stream_id, stream in bodies.items():
             position = stream.pending_from
             first, count = self.chunks.get(stream_id, (position, 0))
-            for payload, piece in fill(stream.pending, CHUNK_SIZE):
+            for payload, flag in _rows(stream.pending):
                 ids.append(stream_id)
                 positions.append(position)
-                flags.append(piece.flags)
+                flags.append(flag)
                 data.append(payload)
                 position += len(payload)
                 count += 1
                 size += len(payload)
                 if size >= _STATEMENT_SIZE:
-                    self.connection.execute(_INSERT_CHUNKS, (ids, positions, flags, data))
+                    execute(_INSERT_CHUNKS, (ids, positions, flags, data))
                     ids, positions = Int8Array(), Int8Array()
                     flags, data = Int8Array(), ByteaArray()
                     size = 0
             stream.pending = []
             self.chunks[stream_id] = first, count
         if ids:
-            self.connection.execute(_INSERT_CHUNKS, (ids, positions, flags, data))
+            execute(_INSERT_CHUNKS, (ids, positions, flags, data))
         self._flushed = self._flushed or bool(bodies)
         return bool(bodies)
 
-    def _flush_records(self, prefix: bytes) -> bool:
+    def _flush_records(self, prefix: bytes, execute: Execute) -> bool:
         dirty, self._dirty_records[prefix] = self._dirty_records[prefix], {}
         if not dirty:
             return False
@@ -562,14 +573,14 @@ class DatabaseTransaction:
         table = reader.TABLES[prefix]
         removed = ByteaArray([key for key, value in dirty.items() if value is None])
         if removed:
-            self.connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)".encode(), (removed,))
+            execute(f"DELETE FROM {table} WHERE key = ANY(%s)", (removed,))
         saved = {key: value for key, value in dirty.items() if value is not None}
         if not saved:
             return True
         keys = ByteaArray(saved)
         if prefix == tables.SUBSCRIPTIONS.prefix:
             due = [next_action(state) for state in saved.values()]
-            self.connection.execute(
+            execute(
                 _SAVE_SUBSCRIPTIONS,
                 (
                     self._context.node,
@@ -585,7 +596,5 @@ class DatabaseTransaction:
                 f"INSERT INTO {table} (key, record) SELECT * FROM unnest(%s, %s) "
                 "ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record"
             )
-            self.connection.execute(
-                query.encode(), (keys, ByteaArray([pack(value) for value in saved.values()]))
-            )
+            execute(query, (keys, ByteaArray([pack(value) for value in saved.values()])))
         return True
