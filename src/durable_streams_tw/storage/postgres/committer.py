@@ -32,6 +32,7 @@ from durable_streams_tw.storage.commands.appends import FULL
 from durable_streams_tw.storage.commands.batches import BatchResult, SparedCommands, grows
 from durable_streams_tw.storage.commands.streams import apply, expire, touch
 from durable_streams_tw.storage.commands.subscriptions import build_index
+from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     LINKS,
@@ -46,7 +47,6 @@ from durable_streams_tw.storage.postgres.packing import PackingQueue
 from durable_streams_tw.storage.postgres.pipeline import integer, pairs
 from durable_streams_tw.storage.postgres.reader import (
     Connection,
-    decode_stream,
     load_chain,
     scan_with_errors,
 )
@@ -537,7 +537,7 @@ class Committer:
         for stream_id, record in pairs(pipeline.results[streams]):
             locked.add(stream_id)
             try:
-                rows.streams.append(decode_stream(record))
+                rows.streams.append(codec.decode_stream(b"stream", record))
             except CorruptRecord as corrupt:
                 self._add_corrupt(connection, rows, stream_id, corrupt)
         at: dict[str, int] = {}
@@ -695,7 +695,8 @@ def _carry_out(transaction: DatabaseTransaction, command: Command, now: int) -> 
     """Carry out a command and its fan-outs, which other stores divide over several batches."""
     while True:
         outcome = apply(transaction, command, now)
-        _finish_fan_outs(transaction, now)
+        if transaction.fan_outs:
+            _finish_fan_outs(transaction, now)
         if outcome is not None:
             return outcome
 

@@ -132,6 +132,15 @@ def _rows(bodies: list[Body]) -> Iterable[tuple[bytes, int]]:
     return ((payload, piece.flags) for payload, piece in fill(bodies, CHUNK_SIZE))
 
 
+def _insert_chunks(chunks: list[tuple[int, int, int, bytes]], execute: Execute) -> None:
+    """Write rows of a stream id, a position, flags and bytes."""
+    ids, positions, flags, data = zip(*chunks, strict=True)
+    execute(
+        _INSERT_CHUNKS,
+        (Int8Array(ids), Int8Array(positions), Int8Array(flags), ByteaArray(data)),
+    )
+
+
 class DatabaseTransaction:
     """`Transaction` over rows that a committer has locked.
 
@@ -539,29 +548,23 @@ class DatabaseTransaction:
 
     def _flush_chunks(self, execute: Execute) -> bool:
         bodies, self._bodies = self._bodies, {}
-        ids, positions = Int8Array(), Int8Array()
-        flags, data = Int8Array(), ByteaArray()
+        chunks: list[tuple[int, int, int, bytes]] = []
         size = 0
         for stream_id, stream in bodies.items():
             position = stream.pending_from
             first, count = self.chunks.get(stream_id, (position, 0))
-            for payload, flag in _rows(stream.pending):
-                ids.append(stream_id)
-                positions.append(position)
-                flags.append(flag)
-                data.append(payload)
+            for payload, flags in _rows(stream.pending):
+                chunks.append((stream_id, position, flags, payload))
                 position += len(payload)
                 count += 1
                 size += len(payload)
                 if size >= _STATEMENT_SIZE:
-                    execute(_INSERT_CHUNKS, (ids, positions, flags, data))
-                    ids, positions = Int8Array(), Int8Array()
-                    flags, data = Int8Array(), ByteaArray()
-                    size = 0
+                    _insert_chunks(chunks, execute)
+                    chunks, size = [], 0
             stream.pending = []
             self.chunks[stream_id] = first, count
-        if ids:
-            execute(_INSERT_CHUNKS, (ids, positions, flags, data))
+        if chunks:
+            _insert_chunks(chunks, execute)
         self._flushed = self._flushed or bool(bodies)
         return bool(bodies)
 
