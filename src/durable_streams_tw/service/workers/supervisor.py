@@ -23,6 +23,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw.clocks import cancel
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
@@ -313,6 +314,8 @@ class Supervisor(Service):
             how=how,
             pause=pause,
         )
+        # A spare process whose restart is pending may have been forked for another restart.
+        cancel(self._restarts.get(name))
         self._restarts[name] = self._reactor.callLater(pause, self._restart, name)
 
     def _restart(self, name: str) -> None:
