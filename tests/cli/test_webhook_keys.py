@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -69,6 +70,12 @@ class WebhookKeysTests(SynchronousTestCase):
         self.now += 2 * KEY_OVERLAP + 1
         self.assertEqual(len(json.loads(self.serve().jwks())["keys"]), 1)
         self.assertEqual(self.file.read_bytes(), before)
+
+    def test_mode_that_lets_a_group_share_the_file_is_kept(self) -> None:
+        self.run_command()
+        self.file.chmod(0o640)
+        self.serve()
+        self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o640)
 
     def test_missing_file_is_an_error_that_names_the_command(self) -> None:
         streams = DurableStreams(

@@ -33,7 +33,7 @@ class KeyFile:
 
     def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
         """Store what ``change`` returns for the stored bytes, unless it returns None."""
-        content = _read(self._path)
+        content = _read(self._path, self._writable)
         if content is None and not self._writable:
             raise StoreUnusable(
                 f"{self.place} does not exist: create it with "
@@ -65,11 +65,12 @@ def _replace(path: Path, content: bytes) -> None:
         persist(str(path.parent))
 
 
-def _restrict(path: Path, descriptor: int) -> None:
+def _restrict(path: Path, descriptor: int, writable: bool) -> None:
     """Remove the group's access to the key file, if this process is allowed to.
 
     Group access causes only a warning, because Kubernetes gives the ``fsGroup`` access to all
     files of a volume at each mount, and OpenShift runs each pod as another user of that group.
+    A file that is not ``writable`` keeps its mode: servers of other users may share it.
     Raises `StoreUnusable` if every user of the system has access.
     """
     status = os.fstat(descriptor)
@@ -79,7 +80,7 @@ def _restrict(path: Path, descriptor: int) -> None:
             f"{path} holds secrets, and every user can read or change it (mode {mode:04o}): "
             f"run chmod 600 {path}, or remove the file to get new keys"
         )
-    if mode & 0o070:
+    if mode & 0o070 and writable:
         try:
             os.fchmod(descriptor, mode & 0o700)
         except OSError as error:
@@ -105,10 +106,10 @@ def _restrict(path: Path, descriptor: int) -> None:
         )
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, writable: bool) -> bytes | None:
     try:
         with open(path, "rb") as file:
-            _restrict(path, file.fileno())
+            _restrict(path, file.fileno(), writable)
             return file.read()
     except FileNotFoundError:
         return None
