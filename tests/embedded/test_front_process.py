@@ -13,9 +13,12 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.storage.limits import RECONNECT_LAST
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.storage.remote.store import RemoteStore
+from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.limits import KEY_REFRESH
 from tests.http.server_fixture import MORNING, ROOT, Answer, Client, ServerFixture
 from tests.storage.command_builders import append
 from tests.storage.remote.wire import Wire
+from tests.subscriptions.test_shared_keyring import Secret
 
 TEXT = {"Content-Type": "text/plain"}
 JSON = {"Content-Type": "application/json"}
@@ -37,6 +40,7 @@ class Owner:
         self.clock = Clock()
         self.clock.rightNow = MORNING
         self.memory = MemoryStore(lambda: round(self.clock.seconds() * 1000))
+        self.keys = self.memory.keyring = Secret()
         self.streams = DurableStreams(store=self.memory, reactor=self.clock)
         self.server = self.streams.store_server()
         self.streams.startService()
@@ -104,6 +108,15 @@ class FrontProcessTests(SynchronousTestCase):
         self.assertEqual(self.ask(self.b, "HEAD", target).status, 200)
         self.assertEqual(self.ask(self.b, "DELETE", target).status, 204)
         self.assertEqual(self.ask(self.a, "GET", target).status, 404)
+
+    def test_added_webhook_key(self) -> None:
+        """A webhook key that is added while the owner runs is published by front processes."""
+        Keyring(None, self.owner.clock.seconds, self.owner.keys).open(rotate=True)
+        self.owner.clock.advance(KEY_REFRESH)
+        self.settle()
+        for front in self.fronts:
+            keys = json.loads(self.ask(front, "GET", f"{ROOT}__ds/jwks.json").body)["keys"]
+            self.assertEqual(len(keys), 2)
 
     def test_events(self) -> None:
         """An append through one front process reaches the subscribers of both."""

@@ -364,7 +364,9 @@ class DurableStreams(Service):
 
         keyring = self._subscriptions.keyring
         assert isinstance(keyring, Keyring), "the store of this process is its own"
-        return StoreServer(self._store, self._reactor, keyring.export, directory=self._data_dir)
+        server = StoreServer(self._store, self._reactor, keyring.export, directory=self._data_dir)
+        keyring.on_adopt = server.share
+        return server
 
     def server_stats(self) -> ServerStats:
         """Return the statistics of these streams. Counters start at zero."""

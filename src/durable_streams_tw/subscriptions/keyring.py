@@ -87,6 +87,8 @@ class Keyring:
         self._seconds = seconds
         self._keys: tuple[SigningKey, ...] = ()
         self.secret = b""
+        #: Called after `adopt`.
+        self.on_adopt: Callable[[], object] = lambda: None
 
     def open(self, rotate: bool = False) -> None:
         """Read the keys, or create the first one; with ``rotate``, add a successor.
@@ -103,6 +105,7 @@ class Keyring:
     def adopt(self, content: bytes) -> None:
         """Use keys that were added to the shared ones. Raises `StoreUnusable`."""
         self.secret, self._keys = _decode(content, self._place)
+        self.on_adopt()
 
     def _open(self, rotate: bool, content: bytes | None) -> bytes | None:
         """Use stored keys or create some; return the content to store if it has changed."""

@@ -153,7 +153,7 @@ Request = (
 
 
 class Welcome(Struct, array_like=True, tag=True, gc=False):
-    """Reply to a `Hello`; ``shared`` becomes `RemoteStore.shared`.
+    """Reply to a `Hello`, sent again when ``shared`` changes; it becomes `RemoteStore.shared`.
 
     ``directory`` is the data directory of a durable store.
     """

@@ -63,6 +63,11 @@ class StoreServer(Factory):
         for connection in list(self.connections):
             connection.transport.abortConnection()
 
+    def share(self) -> None:
+        """Send all connections what ``shared`` returns now."""
+        for connection in self.connections:
+            connection.welcome()
+
     def _committed(self, changes: Sequence[Change]) -> None:
         for connection in self.connections:
             pinned = connection.pinned
@@ -125,6 +130,10 @@ class StoreConnection(FrameConnection):
             return
         self._welcome = True
         self._server.connections.add(self)
+        self.welcome()
+
+    def welcome(self) -> None:
+        """Send what the server shares."""
         self.send(messages.Welcome(self._server.shared(), self._server.directory))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -298,6 +298,9 @@ class RemoteStore(ObservedStore):
             if kind is messages.Changed:
                 changes.append(message.change)
                 continue
+            if kind is messages.Welcome:
+                self.shared = message.shared
+                continue
             if kind not in _REPLIES:
                 raise MalformedFrame(f"{kind.__name__} is out of place")
             request = self._waiting.pop(message.number, None)
