@@ -43,7 +43,7 @@ class Fault(Struct, frozen=True, kw_only=True):
         return self.truncate is not None or self.corrupt
 
     def altered(self, body: bytes) -> bytes:
-        """Return the body with the fault."""
+        """Return the body truncated or corrupted."""
         if self.truncate is not None:
             body = body[: self.truncate]
         return b"XY" + body[2:] if self.corrupt and body else body

@@ -24,7 +24,7 @@ class ClientPageTests(SynchronousTestCase):
         (here / "app.log").write_text("started\n")
         page = (TOP / "docs" / "client.md").read_text("utf-8")
         script = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
-        # A reader runs make, and follows a log that does not end.
+        # Replace the two commands that a test cannot run: a build, and a follower that never ends.
         script = script.replace("make 2>&1", "echo built").replace("tail -F app.log", "cat app.log")
         with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:
             shell = f"export DURABLE_STREAMS_URL={server.url}\n{script}\n"

@@ -152,17 +152,17 @@ class DeliveryTests(LiveTestCase):
 
     @given(steps(TEXTS))
     def test_text(self, life: list[tuple[str, Any]]) -> None:
-        """Text arrives with its line ends as line feeds."""
+        """Followers receive the text of the stream, with line ends as line feeds."""
         self.live("text/plain", life, as_text, from_text)
 
     @given(steps(JSONS))
     def test_json(self, life: list[tuple[str, Any]]) -> None:
-        """The same documents arrive, in whole messages."""
+        """Followers receive the messages of the stream, each whole."""
         self.live("application/json", life, as_messages, from_messages)
 
     @given(steps(st.binary(max_size=80)))
     def test_binary(self, life: list[tuple[str, Any]]) -> None:
-        """The same bytes arrive."""
+        """Followers receive the bytes of the stream."""
         self.live("application/octet-stream", life, as_bytes, from_bytes)
 
     def live(

@@ -16,7 +16,7 @@ from tests.proxies.proxies import program
 from tests.service.black_box import PATIENCE, ROOT, command, environment
 
 PROXY_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql" / "haproxy.cfg"
-# What no log of a node may contain.
+# Texts that the log of a node must not contain.
 COMPLAINTS = ("Traceback", "Unhandled")
 
 

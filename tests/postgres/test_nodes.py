@@ -145,7 +145,7 @@ class SharingTests(NodeCase):
         for number in range(20):
             self.append(self.one, "s", b"%d" % number)
             self.assertEqual(follower.next_data(), str(number))
-        # The look once a second alone would take ten seconds on average.
+        # Without notifications, polling once a second would take ten seconds on average.
         self.assertLess(time.monotonic() - start, 8)
 
     def test_metrics_count_hints_and_the_state_of_the_database(self) -> None:

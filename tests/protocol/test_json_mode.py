@@ -439,7 +439,7 @@ class StoredTests(RefusalTestCase):
 
     @given(st.lists(MESSAGES, min_size=1, max_size=5), st.data())
     def test_any_run(self, messages: list[bytes], data: st.DataObject) -> None:
-        """The same holds for each range of whole messages."""
+        """Each range of whole messages is read as an array of these messages."""
         first = data.draw(st.integers(0, len(messages)))
         behind = data.draw(st.integers(first, len(messages)))
         run = tuple(messages[first:behind])

@@ -296,7 +296,7 @@ def run_round(
     killed = time.monotonic()
     server.kill(name, roles[name])
     before = {client: client.acknowledged for client in clients}
-    # One that was waiting for its acknowledgement proves nothing about the time after the kill.
+    # Two acknowledgements: the first may be of an append that was sent before the kill.
     wait(lambda: all(c.acknowledged > n + 1 for c, n in before.items()), "appends after a kill")
     back = time.monotonic() - killed
     limit = within * (SUPERVISOR_FACTOR if name == "supervisor" else 1)
@@ -356,7 +356,7 @@ def check_nothing_left(server: Server) -> None:
     if str(server.temporary) in Path("/proc/net/unix").read_text():
         raise Failed("a UNIX socket is left")
     with socket.socket() as probe:
-        # As another server would listen, so that connections in TIME_WAIT do not matter.
+        # As servers do, so that connections in TIME_WAIT do not make the bind fail.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", server.port))
         probe.listen()

@@ -42,7 +42,7 @@ class LevelTests(SynchronousTestCase):
         return [line.split("] ")[-1] for line in stream.getvalue().splitlines()]
 
     def test_info(self) -> None:
-        """At info, the server's events from info up are written, Twisted's from warn up."""
+        """Level info writes events of the server from info up, and of Twisted from warn up."""
         found = self.lines("info")
         self.assertIn("durable_streams_tw.service-info", found)
         self.assertNotIn("durable_streams_tw.service-debug", found)
@@ -51,7 +51,7 @@ class LevelTests(SynchronousTestCase):
             self.assertIn(f"{namespace}-warn", found)
 
     def test_error(self) -> None:
-        """At error, warnings are dropped; accesses are written at every level."""
+        """Level error drops warnings; accesses are written at every level."""
         found = self.lines("error")
         self.assertEqual(
             found,
@@ -64,7 +64,7 @@ class LevelTests(SynchronousTestCase):
         )
 
     def test_debug(self) -> None:
-        """At debug, the server's debug events are written."""
+        """Level debug writes debug events of the server."""
         self.assertIn("durable_streams_tw.service-debug", self.lines("debug"))
 
 

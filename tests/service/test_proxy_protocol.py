@@ -108,6 +108,6 @@ class ProxyProtocolTests(SynchronousTestCase):
 
 
 class SiteProxyProtocolTests(ProxyProtocolTests):
-    """The same with twisted.web."""
+    """PROXY protocol headers before the twisted.web site."""
 
     fast = False

@@ -90,7 +90,7 @@ class StoreCase(_Base):
     """Fresh store per test. `told` has the changes of each commit."""
 
     lead = 0
-    """How far the wall clock is ahead of the store's time (ms)."""
+    """Lead of the wall clock over the store's time, in ms."""
 
     def make_store(self) -> IStreamStore:
         """Open an empty store with clock ``self.now`` and wall clock offset ``self.lead``."""

@@ -39,7 +39,7 @@ class RateLimiter:
         self._step = rate.seconds / rate.count
         self._depth = rate.seconds
         self._full_at: BoundedCache[str, float] = BoundedCache(RATE_CLIENTS)
-        #: Numbers of requests by client, for other processes; None if no one reads them.
+        #: Numbers of requests by client, for other processes; None if there are none.
         self.counted: Counter[str] | None = None
 
     def __len__(self) -> int:

@@ -76,7 +76,7 @@ class NestedEpoll:
         """
         if not isinstance(port, tcp.Port) or port.transport is not tcp.Server:
             return False
-        # tcp.Port calls it like the class.
+        # tcp.Port calls this factory with the arguments of tcp.Server.
         port.transport = cast("type[tcp.Server]", partial(PolledServer, self))
         return True
 

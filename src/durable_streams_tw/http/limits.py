@@ -95,8 +95,8 @@ MAX_STREAMS: Final = 100
 #: Receive window of a stream and of a connection.
 RECEIVE_WINDOW: Final = 1 * MIB
 
-#: Largest field block, as sent and as decoded (RFC 9113 §6.5.2). A larger head than the
-#: largest gets 431; a block above this limit ends the connection.
+#: Largest field block, as sent and as decoded (RFC 9113 §6.5.2). A larger block ends the
+#: connection; a head within it that is above the limit of all requests gets 431.
 MAX_FIELD_BLOCK: Final = 64 * KIB
 
 #: Most frames of one field block.
@@ -126,8 +126,8 @@ MAX_CATCH_UPS: Final = 4
 # Unsent bytes of one streamed body above which its producer is paused.
 UNSENT_HIGH: Final = 64 * KIB
 
-#: Least bytes per second at which a client must open the window of a response, over the time that
-#: it may leave one unread. The speed of a modem of 1985.
+#: Lowest rate at which a client must open the window of a response, in bytes per second averaged
+#: over `SEND_TIMEOUT`. About the speed of a 2,400 bit/s modem.
 SEND_RATE: Final = 240
 
 #: Streams that a client may reset at once and per second (CVE-2023-44487). Streams that the server
@@ -135,12 +135,13 @@ SEND_RATE: Final = 240
 RESET_BURST: Final = 400
 RESET_RATE: Final = 33.0
 
-#: The same for frames without payload for a request: SETTINGS, PING, PRIORITY, empty DATA,
-#: unknown types, and windows so small that DATA leaves in pieces below 1 KiB.
+#: Frames without payload that a client may send at once and per second: SETTINGS, PING, PRIORITY,
+#: empty DATA and unknown types. DATA frames that a small window has cut below `SMALL_PIECE` count
+#: too. More end the connection.
 IDLE_FRAME_BURST: Final = 1_000
 IDLE_FRAME_RATE: Final = 33.0
 
-# A DATA frame that a window has cut below this size counts as an idle frame.
+# Size of a DATA frame below which it counts as an idle frame if a window has cut it.
 SMALL_PIECE: Final = 1 * KIB
 
 # -- responses -------------------------------------------------------------------------

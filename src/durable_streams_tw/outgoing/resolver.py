@@ -119,7 +119,7 @@ class Resolver:
             try:
                 self._ask(name, on_result)
             except RuntimeError as error:
-                _log.error("cannot look up {name}: {error}", name=name, error=error)
+                _log.error("Could not look up {name}: {error}", name=name, error=error)
                 on_result([])
 
         lookup.slot = entered = self._limiter.enter(name)

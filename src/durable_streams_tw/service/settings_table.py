@@ -33,8 +33,8 @@ class Setting(Struct, frozen=True):
     ``default`` is text, None for no value. A ``list`` may be given several times, and its default
     is split at spaces.
 
-    The value becomes the field of `http.settings.Settings` that is called like the setting, or
-    ``field``. ``redact`` removes the secret parts of a value from all output. ``dev`` is the value
+    The value becomes a field of `http.settings.Settings`: ``field``, by default the name of the
+    setting. ``redact`` removes the secret parts of a value from all output. ``dev`` is the value
     that the ``dev`` command sets; ``in_dev`` says whether that command has the option.
     """
 

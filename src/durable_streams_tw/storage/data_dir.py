@@ -147,11 +147,11 @@ def _restrict_writers(directory: str) -> None:
     if found.st_uid == os.geteuid():
         os.chmod(directory, stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
         DataDirLock._log.warn(
-            "all users could write to {directory}: revoked with chmod o-w", directory=directory
+            "All users could write to {directory}: revoked with chmod o-w", directory=directory
         )
     else:
         DataDirLock._log.warn(
-            "all users can write to the data directory {directory}: run chmod o-w on it",
+            "All users can write to the data directory {directory}: run chmod o-w on it",
             directory=directory,
         )
 

@@ -96,8 +96,8 @@ READER_CHECK_INTERVAL: Final = 60.0
 # above it, reader threads count the messages first.
 FORK_INLINE_COUNT: Final = 16 * KIB
 
-# Bytes that one step of that counting reads, cost of a run of messages in bytes, and number of
-# forks that may wait for their counting.
+# Counting on a reader thread: bytes that one step reads, cost of a run of messages in bytes, and
+# most forks that wait for their count.
 FORK_COUNT_STEP: Final = 512 * KIB
 FORK_COUNT_COST: Final = 1 * KIB
 MAX_COUNTED_FORKS: Final = 10_000
@@ -137,12 +137,12 @@ RECORD_CACHE: Final = 65_536
 OWNED_AHEAD: Final = 64
 OWNED_AHEAD_CACHE: Final = 1_024
 
-# How much work an event of one stream does for subscriptions in one step, counted in subscriptions
-# looked at (about a microsecond). The rest follows in further steps, on record until it is done.
+# Most work of one step of a fan-out, in subscriptions examined (about 1 µs each). Further steps do
+# the rest, which is stored until it is done.
 FAN_OUT_STEP: Final = 5_000
 
-# What it costs in the same unit to write a cursor, and to find out whether a subscription has
-# any cursor left.
+# Cost of writing a cursor, and of finding out whether a subscription has any cursor left, in the
+# unit of `FAN_OUT_STEP`.
 FAN_OUT_WRITE: Final = 16
 FAN_OUT_DROP: Final = 40
 

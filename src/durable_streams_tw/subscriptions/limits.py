@@ -9,10 +9,10 @@ KIB: Final = 1024
 #: Maximum number of concurrent webhook calls; further calls are queued.
 MAX_DELIVERIES: Final = 512
 
-#: Maximum of these to one domain, or to one host that was prompt last time.
+#: Maximum number of concurrent calls to one domain, or to one host that was prompt last time.
 DELIVERIES_SHARE: Final = 64
 
-#: Number of these reserved for hosts that were prompt last time.
+#: Number of concurrent calls reserved for hosts that were prompt last time.
 DELIVERIES_RESERVED: Final = 128
 
 # Number of prompt hosts remembered.
@@ -33,11 +33,11 @@ DELIVERY_GRACE: Final = 5.0
 #: Maximum size of a webhook response.
 MAX_WEBHOOK_RESPONSE: Final = 64 * KIB
 
-# Pause before an action that the store refused is retried, and between two checks for duties that
-# other nodes have left.
+# Pause before the retry of an action that the store refused, and between two checks for duties
+# that other nodes have left.
 DUTY_RETRY: Final = 1.0
 
-# The same if the action was not due yet by the store's clock.
+# Pause before the retry of an action that was not due yet by the store's clock.
 DUTY_EARLY: Final = 0.05
 
 # Pause between two renewals of the subscriptions whose webhooks this node is calling.

@@ -91,7 +91,7 @@ class Subscriptions:
         return succeed(None) if self._scheduler is None else self._scheduler.stop()
 
     def _refresh(self) -> Deferred[None]:
-        """Use the keys of all servers. A failure is logged and tried again at the next turn."""
+        """Read the keys of all servers. A failure is logged; the next refresh tries again."""
         keyring = self.keyring
         assert isinstance(keyring, Keyring) and keyring.shared is not None, "keys are shared"
         read: Deferred[Any] = keyring.shared.read()

@@ -112,7 +112,7 @@ def target_of(url: str, allow_local: bool) -> Target:
     if "#" in url:
         raise _refused("it has a fragment")
     if not host or port == 0 or parts.netloc.endswith(":"):
-        raise _refused("it names no host, or no port")
+        raise _refused("it has no host or no port")
     host = host.removesuffix(".")
     local = _judge_host(host, parts.netloc.startswith("["), allow_local)
     if scheme == "http" and not local:
@@ -125,7 +125,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
     address = parse_address(host)
     if address is None:
         if bracketed or _NUMBER_AT_END.fullmatch(host) or not _NAME.fullmatch(host):
-            raise _refused("its host is no name and no address")
+            raise _refused("its host is neither a name nor an address")
         local = _is_this_machine(host)
     elif isinstance(address, IPv6Address):
         # HTTP clients parse IPv6 literals differently, so the call could go to another host than
@@ -206,7 +206,7 @@ def check_addresses(target: Target, found: list[str]) -> list[Address]:
         try:
             address = ip_address(text)
         except ValueError:
-            raise _refused("its host has an address that is none") from None
+            raise _refused("its host name has a malformed address") from None
         good = _is_loopback(address) if target.local else is_public(address)
         if not good:
             raise _refused("its host is not on the public Internet")

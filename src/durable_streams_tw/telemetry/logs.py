@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from twisted import logger
 
-#: Namespace of the events of the access log, whose module imports the HTTP server.
+#: Namespace of access log events. Not in `access_log`, because that module imports the server.
 ACCESS_LOG: Final = "durable_streams_tw.telemetry.access_log"
 
 #: Maximum length of a text and of a traceback in an event, in characters.

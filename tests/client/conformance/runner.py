@@ -92,7 +92,7 @@ class Run:
     def __init__(self, reactor: Any, proxy: FaultProxy, faults: Faults) -> None:
         self._reactor = reactor
         self._faults = faults
-        # What bypasses the client bypasses the faults too.
+        # Requests of the runner itself go to the server directly, without faults.
         self._server = f"http://127.0.0.1:{proxy.server_port}"
         self._adapter = Adapter(f"http://127.0.0.1:{proxy.port}/", reactor)
         self._variables: dict[str, Any] = {}

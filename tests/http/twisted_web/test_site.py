@@ -194,7 +194,7 @@ class BodyTests(SynchronousTestCase):
         self.refused(413, "body-too-large")
 
     def test_refused_with_the_body(self) -> None:
-        """The same if the body arrives with the head."""
+        """A body that arrives with the head is refused by its Content-Length."""
         self.client.send(f"{POST}Content-Length: 1001\r\n\r\n".encode() + b"x" * 1001)
         self.refused(413, "body-too-large")
 

@@ -20,7 +20,7 @@ from tests.storage.engine.fake_engine import Fault
 from tests.storage.store_case import post, put
 
 _COST = BATCH_TIME / 4
-"""What everything costs that the clock is looked at for: three fit into a batch."""
+"""Time that each measured step takes by the fake clock: three steps fit into a batch."""
 
 
 class BatchTimeTests(CommitterCase):

@@ -7,7 +7,7 @@ from durable_streams_tw.protocol.streams.outcomes import Appended
 from tests.storage.store_case import StoreCase, post, put
 
 MOST = 3
-"""How many producers a stream of these tests remembers at least."""
+"""Producers that each stream of these tests remembers."""
 
 
 class ProducerSuite(StoreCase):

@@ -546,7 +546,7 @@ class Http1Connection(Protocol):
         busy = self._head is not None or bool(parser.queue)
         streaming = self._streaming
         if self._half_closed and (not busy if streaming is None else not streaming.ends):
-            # A client of a live response that can send no more has left.
+            # A half-closed client without a pending response, or with a live one, has left.
             if streaming is None:
                 self._close()
             else:

@@ -382,7 +382,9 @@ class Http2Connection(Protocol):
 
     def _take_continuation(self, frame: Frame) -> None:
         if self._block is None:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "CONTINUATION follows no field block")
+            raise ConnectionFault(
+                Code.PROTOCOL_ERROR, "a CONTINUATION frame follows no unfinished field block"
+            )
         number, parts, ends = self._block
         parts.append(frame.payload)
         if len(parts) > limits.MAX_CONTINUATIONS or sum(map(len, parts)) > limits.MAX_FIELD_BLOCK:
@@ -455,7 +457,9 @@ class Http2Connection(Protocol):
         stream = self.streams.get(number)
         self._received += size
         if self._received > limits.RECEIVE_WINDOW:
-            raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "the window of the connection is shut")
+            raise ConnectionFault(
+                Code.FLOW_CONTROL_ERROR, "DATA exceeds the window of the connection"
+            )
         if self._received >= limits.RECEIVE_WINDOW // 2:
             self._put(frames.window_update(0, self._received))
             self._received = 0
@@ -887,12 +891,17 @@ class Http2Connection(Protocol):
             self._window += increment
             if not increment or self._window > frames.MAX_WINDOW:
                 code = Code.FLOW_CONTROL_ERROR if increment else Code.PROTOCOL_ERROR
-                raise ConnectionFault(code, "a window is opened by nothing, or too far")
+                raise ConnectionFault(
+                    code, "a WINDOW_UPDATE has an increment of 0 or exceeds the largest window"
+                )
             return
         stream = self.streams.get(number)
         if stream is None:
             if not number & 1 or number > self._last:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE is for no open stream")
+                raise ConnectionFault(
+                    Code.PROTOCOL_ERROR,
+                    "a WINDOW_UPDATE frame names a stream that was never opened",
+                )
             # The stream was closed before the frame arrived.
             return
         stream.window += increment
@@ -906,7 +915,9 @@ class Http2Connection(Protocol):
         number = frame.stream
         frames.number(frame.payload)
         if not number & 1 or number > self._last:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "RST_STREAM is for no open stream")
+            raise ConnectionFault(
+                Code.PROTOCOL_ERROR, "a RST_STREAM frame names a stream that was never opened"
+            )
         self._count_reset()
         stream = self.streams.get(number)
         if stream is not None:
@@ -951,7 +962,7 @@ class Http2Connection(Protocol):
 
     def _take_priority(self, frame: Frame) -> None:
         if not frame.stream:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "PRIORITY is for a stream")
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "a PRIORITY frame names no stream")
         if len(frame.payload) != 5:
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, "a PRIORITY frame has the wrong length")
         frames.check_priority(frame.stream, frame.payload)
@@ -1033,8 +1044,8 @@ class Http2Connection(Protocol):
         self._close_streams()
         self._blocked = self._will_read = False
         self._write()
-        # Reading on from a client that violated the protocol could cost as much as before. Others
-        # are read from until they close TLS.
+        # Stop reading from a client that violated the protocol: its frames could still cost work.
+        # Read from others until they close TLS.
         faulty = code is not Code.NO_ERROR
         if faulty is not self._paused:
             self._paused = faulty

@@ -238,7 +238,7 @@ class HeadWriter:
         self._resize = b""
 
     def limit_table(self, size: int) -> None:
-        """Apply the client's SETTINGS_HEADER_TABLE_SIZE: a smaller table is not used at all."""
+        """Apply the client's SETTINGS_HEADER_TABLE_SIZE. If it is below ours, use no table."""
         if size < _TABLE_SIZE and self._space >= 0:
             self._space = -1
             self._positions.clear()

@@ -79,11 +79,11 @@ class StreamChanges(QueryResource):
         pinned = [state.id for state in states if state is not None]
         for path in paths:
             self._waiting.setdefault(path, []).append(changed)
-        # A store in another process reports the changes of pinned streams only, and no new ones.
+        # A store in another process reports changes of pinned streams only, not created streams.
         for stream_id in pinned:
             self._store.pin(stream_id)
         try:
-            # Again, as a commit in between was not reported.
+            # Read again: a commit between the first read and the pins was not reported.
             newest = await self._store.query(StreamStates(paths))
             if not self._stopping and _versions(newest) == seen:
                 timeout = MISSING_TIMEOUT if None in states else WATCH_TIMEOUT

@@ -64,8 +64,8 @@ class Worker:
         started.addCallbacks(self._started, self._failed)
 
     def _begin(self) -> Deferred[None]:
-        # Relative paths in the settings are those of the supervisor. A worker without access to
-        # its directory does not use any, or reports the file that it cannot read.
+        # Relative paths in the settings start at the directory of the supervisor. Ignore an error:
+        # a worker that needs such a path reports the file that it cannot read.
         with suppress(OSError):
             os.chdir(self._assignment.given_in)
         self._role = roles.assume(self._assignment, self._reactor, self._messages.send)

@@ -337,8 +337,8 @@ def move_to_database(
 def _refuse_unfinished(view: Snapshot, directory: str) -> None:
     if next(tables.scan(view, tables.FAN_OUTS, b"", None), None) is not None:
         raise StoreUnusable(
-            f"{directory} has changes that not all subscriptions have been told of: start a server "
-            "on it, stop it, and try again"
+            f"{directory} has unfinished updates of subscriptions: start a server on it, stop it, "
+            "and try again"
         )
 
 
@@ -416,7 +416,7 @@ def _insert_records(connection: psycopg.Connection[Any], source: _Side) -> None:
         with _copy_into(connection, name, columns) as write:
             for key, value in source.records(table):
                 due = next_action(value) if watched else None
-                # Deadline 0: the first node that looks takes the duty.
+                # Deadline 0: the first node that checks for duties takes this one.
                 duty = (None, None, None) if due is None else (due[1], "moved", 0)
                 write((key, table.pack(value), *(duty if watched else ())))
 

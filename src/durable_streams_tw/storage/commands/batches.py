@@ -89,7 +89,7 @@ class SparedCommands(dict[int, Refusal]):
             _log.error("{corrupt}", corrupt=error)
             refusal = CORRUPT
         else:
-            _log.failure("a command failed")
+            _log.failure("A command failed")
             refusal, wrote = BUG, True
         if wrote:
             self[index] = refusal

@@ -212,5 +212,5 @@ class ForkCounter:
         self._next()
 
     def _bug(self, failure: Failure, waiting: _Waiting) -> None:
-        self._log.failure("counting the messages of a fork's source failed", failure)
+        self._log.failure("Counting the messages of a fork's source failed", failure)
         self._ran(self._failed, waiting)

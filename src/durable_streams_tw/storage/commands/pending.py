@@ -188,7 +188,7 @@ def _advance(
             left -= _tell(transaction, fan_out, members[at], now)
         except CorruptRecord as corrupt:
             # Without this, a corrupt subscription would fail every append to the stream.
-            _log.error("a subscription was not updated: {corrupt}", corrupt=corrupt)
+            _log.error("A subscription was not updated: {corrupt}", corrupt=corrupt)
             left -= 1
     return None
 
@@ -274,7 +274,7 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
             if not isinstance(outcome, Refusal):
                 return subscriptions_state.mark_offered(state)
     except CorruptRecord as corrupt:
-        _log.error("a wake event cannot be written: {corrupt}", corrupt=corrupt)
+        _log.error("A wake event cannot be written: {corrupt}", corrupt=corrupt)
     chance = int.from_bytes(transaction.random_bytes(_CHANCE_BYTES), "big") / 2 ** (
         8 * _CHANCE_BYTES
     )

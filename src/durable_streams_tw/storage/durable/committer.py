@@ -449,7 +449,7 @@ class Committer:
             except (kv.EngineFull, kv.EngineFailed):
                 raise
             except Exception:  # noqa: BLE001 - else every later batch fails here
-                self._log.failure("a fan-out failed")
+                self._log.failure("A fan-out failed")
                 pending.abandon(transaction)
             if not transaction.fan_outs or self._clock() >= until:
                 return
@@ -513,7 +513,7 @@ class Committer:
 
     def _failed(self, count: int, refusal: Refusal, failure: Exception) -> BatchResult:
         self._forget()
-        self._log.error("a batch was not written: {reason}", reason=failure)
+        self._log.error("A batch was not written: {reason}", reason=failure)
         return BatchResult([refusal] * count, [], {}, 0, failed=True)
 
     def _unknown(
@@ -524,7 +524,7 @@ class Committer:
             self._doubtful[change.state.id] = change.state
         for note in transaction.notes:
             self._doubtful_notes[note.table.prefix + note.key] = note
-        self._log.error("the outcome of a batch is unknown: {reason}", reason=failure)
+        self._log.error("The outcome of a batch is unknown: {reason}", reason=failure)
         return BatchResult(
             [UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._engine.min_version
         )
@@ -536,7 +536,7 @@ class Committer:
         if room != self._had_room:
             self._had_room = room
             if room:
-                self._log.info("the disk has space again: appends and creates are accepted")
+                self._log.info("The disk has space again: appends and creates are accepted")
             else:
                 self._log.warn(FULL_DISK)
         return room
@@ -582,7 +582,7 @@ class Committer:
             except (kv.EngineFull, kv.EngineFailed):
                 raise
             except Exception:  # noqa: BLE001 - the other streams must expire too
-                self._log.failure("ending an expired stream failed")
+                self._log.failure("Ending an expired stream failed")
             else:
                 continue
             spared.add(stream_id)

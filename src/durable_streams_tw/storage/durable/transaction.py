@@ -271,12 +271,8 @@ class BatchTransaction:
         """Unfinished fan-outs by stream path, loaded on first use."""
         known = self._written.fan_outs
         if known is None:
-            known = self._written.fan_outs = OrderedDict()
-            for _, found in tables.scan_with_errors(self._batch, tables.FAN_OUTS, b"", None):
-                if isinstance(found, CorruptRecord):
-                    self._log.error("a fan-out is left out: {corrupt}", corrupt=found)
-                else:
-                    known[found.path] = found
+            readable = self._readable(tables.FAN_OUTS, "fan-out")
+            known = self._written.fan_outs = OrderedDict(readable)
         return known
 
     def get(self, table: tables.Table[T], key: bytes) -> T | None:
@@ -363,7 +359,7 @@ class BatchTransaction:
         return self._put_down
 
     def _unreadable(self, corrupt: CorruptRecord) -> None:
-        self._log.error("a subscription is left out: {corrupt}", corrupt=corrupt)
+        self._log.error("Skipped a subscription that cannot be read: {corrupt}", corrupt=corrupt)
 
     # -- staged bodies ------------------------------------------------------------------------
 
@@ -372,13 +368,18 @@ class BatchTransaction:
         """Staged bodies by stream path, including those that a crash left, loaded on first use."""
         known = self._written.staged
         if known is None:
-            known = self._written.staged = {}
-            for _, found in tables.scan_with_errors(self._batch, tables.STAGED, b"", None):
-                if isinstance(found, CorruptRecord):
-                    self._log.error("a staged body is left out: {corrupt}", corrupt=found)
-                else:
-                    known[found.path] = found
+            known = self._written.staged = dict(self._readable(tables.STAGED, "staged body"))
         return known
+
+    def _readable(self, table: tables.Table[Any], kind: str) -> Iterator[tuple[str, Any]]:
+        """Yield the records of a table with their stream paths. Log and skip unreadable ones."""
+        for _, found in tables.scan_with_errors(self._batch, table, b"", None):
+            if isinstance(found, CorruptRecord):
+                self._log.error(
+                    "Skipped a {kind} that cannot be read: {corrupt}", kind=kind, corrupt=found
+                )
+            else:
+                yield found.path, found
 
     def is_receiving(self, path: str) -> bool:
         """Return whether a body is staged beyond the tail of a stream."""

@@ -278,7 +278,7 @@ class Committer:
         if has_space != self._has_space:
             self._has_space = has_space
             if has_space:
-                self._log.info("the disk has space again: appends and creates are accepted")
+                self._log.info("The disk has space again: appends and creates are accepted")
             else:
                 self._log.warn(FULL_DISK)
 
@@ -286,7 +286,7 @@ class Committer:
         if refusal is not UNAVAILABLE or not self.session.unavailable:
             # The session has logged that the database is unavailable.
             self._log.error(
-                "a batch failed with {problem}: {reason}",
+                "A batch failed with {problem}: {reason}",
                 problem=refusal.problem.slug,
                 reason=str(failure).strip(),
             )
@@ -324,7 +324,7 @@ class Committer:
                 except (locks.MissingLock, psycopg.Error):
                     raise
                 except Exception as error:
-                    self._log.failure("ending an expired stream failed")
+                    self._log.failure("Ending an expired stream failed")
                     failed.add(stream_id)
                     raise _StartOver from error
 
@@ -452,7 +452,9 @@ class Committer:
             except psycopg.Error as error:
                 session.drop()
                 self._invalidate_index(needs)
-                self._log.warn("the connection broke: {reason}", reason=str(error).strip())
+                self._log.warn(
+                    "The connection to the database broke: {reason}", reason=str(error).strip()
+                )
                 broken = error
                 continue
             except BaseException:
@@ -470,7 +472,7 @@ class Committer:
         if isinstance(missing, _LocksAdded):
             return
         if isinstance(wanted, str):
-            # It was to be locked already: another node has locked it.
+            # The last attempt skipped this lock because another node held it: wait for it.
             needs.wait = needs.wait or wanted in needs.paths
             needs.paths.add(wanted)
         elif isinstance(wanted, int):
@@ -478,7 +480,7 @@ class Committer:
             try:
                 for state in load_chain(connection, wanted):
                     needs.ids.add(state.id)
-                    # Above it, nothing ends with the stream.
+                    # The ancestors of a stream that others need are not deleted with it.
                     if not state.deleted or state.forks != 1:
                         break
             except psycopg.Error:
@@ -578,7 +580,9 @@ class Committer:
         self._index = build_index(
             [state for _, state in scan_with_errors(connection, SUBSCRIPTIONS)],
             lambda: scan_with_errors(connection, LINKS),
-            lambda corrupt: self._log.error("a subscription is left out: {c}", c=corrupt),
+            lambda corrupt: self._log.error(
+                "Skipped a subscription that cannot be read: {c}", c=corrupt
+            ),
         )
         self._version = version
         self._wake_streams.clear()
@@ -665,7 +669,7 @@ class Committer:
             if len(results) <= commit or results[commit].command_status != b"COMMIT":
                 raise
             # Only the hint failed: other nodes poll once a second.
-            self._log.warn("a notification failed: {reason}", reason=str(error).strip())
+            self._log.warn("A notification failed: {reason}", reason=str(error).strip())
             session.committed()
             session.roll_back()
         else:

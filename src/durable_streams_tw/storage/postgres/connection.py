@@ -16,7 +16,7 @@ from durable_streams_tw.storage.limits import MAX_IDLE_TRANSACTION
 # The store reports broken connections itself. Without a handler, psycopg would write to stderr.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
-#: Seconds until a host that does not answer is given up, at the start of a connection and later.
+#: Timeout of a connection attempt to a host that does not answer, in seconds.
 CONNECT_TIMEOUT: Final = 2
 _TCP_OPTIONS: Final = {
     "connect_timeout": CONNECT_TIMEOUT,

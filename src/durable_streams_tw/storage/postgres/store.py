@@ -247,7 +247,7 @@ class PostgresStore(QueuedStore):
             partial(self._stop_committer, 0),
             partial(self._stop_committer, 1),
             self._state_reader.stop,
-            # Until here, because the database may stop answering while the store closes.
+            # Not earlier: the steps above need it if the database stops answering.
             self._cutting.stop,
             self._close_connections,
         )

@@ -128,7 +128,7 @@ class RemoteStore(ObservedStore):
         self._endpoint: Any = endpoint
         self._random = random
         self._factory = Factory.forProtocol(lambda: _ServerConnection(self, reactor))
-        #: What the server shares, empty before the first connection.
+        #: Secret that the server shares with its clients; empty before the first connection.
         self.shared = b""
         #: Called after each connection, the first one included.
         self.on_reconnect: Callable[[], object] = lambda: None
@@ -451,10 +451,10 @@ class RemoteStore(ObservedStore):
     # -- live readers ---------------------------------------------------------------------------
 
     def pin(self, stream_id: int) -> None:
-        """Keep a stream from expiring by its TTL, and have its changes told."""
+        """Keep a stream from expiring by its TTL, and have its changes reported."""
         self._pins[stream_id] += 1
         if self._connection is not None and self._pins[stream_id] == 1:
-            # A read before the pin may miss changes that are not told either.
+            # Cached reads may miss changes that were not reported before the pin.
             self._reads.clear()
             self._connection.send(messages.Pin(stream_id))
 

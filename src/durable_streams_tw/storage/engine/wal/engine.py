@@ -113,9 +113,9 @@ class WALEngine:
             self._checkpoint_frozen()
         except (kv.EngineFailed, kv.EngineFull) as failure:
             # The batches stay in the WAL; snapshots read them from the memtable.
-            self._log.error("the WAL cannot be applied yet: {reason}", reason=failure)
+            self._log.error("The WAL cannot be applied yet: {reason}", reason=failure)
         else:
-            self._log.info("recovered {count} batches from the WAL", count=len(found.unapplied))
+            self._log.info("Recovered {count} batches from the WAL", count=len(found.unapplied))
 
     def _loss_advice(self) -> str:
         """Return the consequence of a damaged WAL, and what the operator can do."""
@@ -141,12 +141,12 @@ class WALEngine:
             if self._wal_error != str(error):
                 self._wal_error = str(error)
                 self._log.warn(
-                    "the WAL cannot be opened, so writes are slower: {reason}", reason=error
+                    "The WAL cannot be opened, so writes are slower: {reason}", reason=error
                 )
             return
         if self._wal_error is not None:
             self._wal_error = None
-            self._log.info("the WAL is open again")
+            self._log.info("The WAL is open again")
 
     def close(self) -> None:
         """Close the WAL and LMDB. Batches that are not applied stay in the WAL."""
@@ -269,7 +269,7 @@ class WALEngine:
             wal.append(entry)
         except OSError as error:
             self._wal_error = error.strerror
-            self._log.error("the WAL cannot be written: {reason}", reason=error.strerror)
+            self._log.error("The WAL cannot be written: {reason}", reason=error.strerror)
             wal.close()
             self._wal = None
             self.on_checkpoint_due(False)
