@@ -47,9 +47,6 @@ STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "postgres", "rem
 # Entry point of the child process that the store commands start.
 CHILD = f"{ROOT}.cli.store_worker"
 
-# Store that no setting selects yet.
-POSTGRES = f"{ROOT}.storage.postgres.store"
-
 # Entry point of the worker processes of a server.
 WORKER = f"{ROOT}.service.workers.template"
 
@@ -237,7 +234,7 @@ class ArchitectureTests(SynchronousTestCase):
         }
         waiting = [ROOT, *(named & set(self.modules))]
         self.assertEqual(len(waiting), 2, "the plugin names a module of ours")
-        waiting += [AUTH_TYPES, CONSOLE, CHILD, POSTGRES, WORKER]
+        waiting += [AUTH_TYPES, CONSOLE, CHILD, WORKER]
         waiting += [f"{ROOT}.cli.{entry.module}" for entry in COMMANDS.values()]
         reached = self._reached(waiting)
         self.assertEqual(sorted(set(self.modules) - reached), [])

@@ -100,7 +100,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(checks["synchronous standbys"]["grade"], "good")
 
     def test_pooler_of_sessions(self) -> None:
-        """PgBouncer in session mode is like the server itself."""
+        """PgBouncer in session mode is accepted."""
         cluster = shared_cluster()
         with pgbouncer(cluster, "session") as port:
             url = cluster.url(cluster.create_database(), port=port)

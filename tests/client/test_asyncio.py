@@ -78,7 +78,7 @@ except RuntimeError as error:
 
 
 class AsyncioTests(SynchronousTestCase):
-    """Against the real service."""
+    """Client in a program of asyncio, against the real service."""
 
     def test_program(self) -> None:
         """Methods, producers, followers, cancelling and time limits work in tasks of asyncio."""

@@ -182,7 +182,7 @@ class PullWakeWorkerTests(SubscriptionCase):
 
 
 class WebhookTests(SubscriptionCase):
-    """Signatures, and both kinds of resources."""
+    """Webhooks received with twisted.web and Klein."""
 
     def listen(self, resource: Resource) -> int:
         port = reactor.listenTCP(0, Site(resource), interface="127.0.0.1")
@@ -201,7 +201,7 @@ class WebhookTests(SubscriptionCase):
         await self.check(port)
 
     async def test_klein(self) -> None:
-        """A webhook on a Klein route does the same."""
+        """A webhook on a Klein route runs the handler and acknowledges the data."""
         receiver = WebhookReceiver(self.client, self.note)
         app = Klein()
 

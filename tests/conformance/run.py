@@ -57,7 +57,7 @@ class Tally:
     printed: str = ""
 
     def print(self, text: str) -> None:
-        """Keep a text: parallel tests must not print in turns."""
+        """Keep a text for later, so that the output of parallel tests does not mix."""
         self.printed += f"{text}\n"
 
     @contextmanager

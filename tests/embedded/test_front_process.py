@@ -156,7 +156,7 @@ class FrontProcessTests(SynchronousTestCase):
         self.assertIn(b"later", events.transport.value())
 
     def test_subscriptions(self) -> None:
-        """Any front process serves the requests of a subscription; tokens are valid at all."""
+        """Every front process serves subscriptions, and accepts the tokens of the others."""
         body = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake"}
         made = self.ask(self.a, "PUT", SUBSCRIPTION, JSON, json.dumps(body).encode())
         self.assertEqual(made.status, 201, made.body)

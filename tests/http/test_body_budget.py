@@ -24,7 +24,7 @@ class _Upload:
 
 
 class BodyBudgetTests(SynchronousTestCase):
-    """Which body is refused, and which bytes are counted."""
+    """Choice of the body to refuse, and counting of bytes."""
 
     def setUp(self) -> None:
         self.budget = BodyBudget(10 * LARGE_BODY)

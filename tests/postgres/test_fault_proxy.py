@@ -1,4 +1,4 @@
-"""The proxy of tests/postgres/fault_proxy.py cuts COMMITs at the moment that it is told."""
+"""The proxy of tests/postgres/fault_proxy.py cuts connections at the chosen point of a COMMIT."""
 
 from __future__ import annotations
 

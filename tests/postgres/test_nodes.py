@@ -206,7 +206,7 @@ class SharingTests(NodeCase):
 
 
 class LostHintTests(NodeCase):
-    """Nodes that hear no notifications."""
+    """Nodes that receive no notifications."""
 
     def setUp(self) -> None:
         self.deaf = FaultProxy(shared_cluster().port)
@@ -294,7 +294,7 @@ class TrafficTests(NodeCase):
         self.assertEqual(traffic.finish(), [], traffic.report())
 
     def test_connections_cut_at_commit(self) -> None:
-        """The outcome of a commit without an answer is found out, and told once."""
+        """A node whose commit gets no response finds out the outcome, and reports it once."""
         traffic = self.traffic()
         for moment in 3 * tuple(Cut):
             self.proxy.cut_at_commit(moment, "INSERT INTO chunk")
@@ -403,7 +403,7 @@ class WebhookTests(NodeCase):
         return node.ask(method, f"__ds/{path}", raw, JSON, **headers)
 
     def test_one_node_calls_and_the_other_takes_the_callback(self) -> None:
-        """Tokens and keys are good at all nodes; the next wake is called once, too."""
+        """Tokens and keys are valid at all nodes; the next wake also makes a single call."""
         receiver = self.subscribe()
         receiver.answer.set()
         self.create("events/a", self.two)

@@ -1,7 +1,7 @@
-"""Writers with producers and live readers at several nodes, and the check of what they were told.
+"""Writers with producers and live readers at several nodes, and a check of their results.
 
 Writers repeat a request without a usable answer, with the same sequence number, at the next node.
-Readers resume at the last offset. Neither knows anything of the database.
+Readers resume at the last offset. Neither uses the database directly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.service.black_box import ROOT
 from tests.sse_parser import Parser
 
 PAUSE = 0.05
-# Time in which a node answers, or a live reader hears at least a comment.
+# Time in which a node answers, or a live reader receives at least a comment.
 SOCKET_TIMEOUT = 20.0
 # Time in which everything ends once the writers have stopped.
 END_SECONDS = 60.0
@@ -69,7 +69,7 @@ class _Client(threading.Thread):
 
 
 class Writer(_Client):
-    """Producer of numbered messages, one at a time, until it is told to stop."""
+    """Producer of numbered messages, one at a time, until it is stopped."""
 
     def __init__(self, ports: Sequence[int], first: int, path: str, name: str) -> None:
         super().__init__(ports, first)

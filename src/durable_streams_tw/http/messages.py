@@ -31,7 +31,7 @@ class Request(Struct, frozen=True):
 
 
 class CommonHeaders:
-    """Headers that many responses share, in order, and the same serialized as HTTP/1.1 lines.
+    """Headers that many responses share, in order, with their serialization as HTTP/1.1 lines.
 
     Raise `ValueError` if a header contains a line break.
     """

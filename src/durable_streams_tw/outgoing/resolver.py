@@ -1,7 +1,7 @@
 """Host name resolver with threads of its own.
 
 `socket.getaddrinfo` blocks for as long as a name server likes, tens of seconds, and cannot be
-interrupted. In the reactor's thread pool ten such names stop everything else that runs there.
+interrupted. In the reactor's thread pool, ten such names would occupy all threads.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ WRITES = (("PUT", b"x"), ("POST", b"x"), ("DELETE", None))
 
 
 class OpenToAll(AuthorizationCase):
-    """Without any requirement."""
+    """Server without authentication."""
 
     asks = False
 

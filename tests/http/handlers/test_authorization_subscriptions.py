@@ -96,7 +96,7 @@ class Subscriptions(AuthorizationCase):
         self.assertEqual(self.status("GET", SUBSCRIPTIONS + "s", "root"), 404)
 
     def test_webhooks(self) -> None:
-        """Webhook subscriptions need the same grants."""
+        """Webhook subscriptions need read and subscribe on the streams."""
         self.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", loopback=True)
         self.give("t", ("jobs", "read subscribe"))
         hook = {"url": "http://localhost:9/"}

@@ -296,7 +296,7 @@ class HandoverTests(SynchronousTestCase):
     """Requests that are not for streams."""
 
     def test_handed_on(self) -> None:
-        """All bytes from the first such request on are kept, in any pieces."""
+        """From the first request that is not for a stream, all bytes are kept, in any pieces."""
         foreign = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello"
         data = sized() + foreign + get() + b"garbage"
         for size in (1, 7, 100, len(data)):
@@ -306,7 +306,7 @@ class HandoverTests(SynchronousTestCase):
             self.assertEqual(rest, foreign + get() + b"garbage")
 
     def test_which(self) -> None:
-        """Other paths, the root, reserved names in any encoding, and `*`."""
+        """Requests for other paths, the root and reserved names in any encoding are handed over."""
         for target in (
             b"/",
             b"/v1/stream",
@@ -329,7 +329,7 @@ class HandoverTests(SynchronousTestCase):
             self.assertIsInstance(items[0], tuple, target)
 
     def test_size_is_none_of_ours(self) -> None:
-        """Bodies of such requests have other limits."""
+        """The limit of bodies does not apply to requests that are not for streams."""
         head = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 99999\r\n\r\n"
         self.assertEqual(items_of([head])[0], [Handover()])
 

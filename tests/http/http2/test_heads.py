@@ -184,7 +184,7 @@ class WriterTests(SynchronousTestCase):
     """Responses to field blocks."""
 
     def test_responses(self) -> None:
-        """A client decodes what was encoded, at first and later."""
+        """A client decodes the headers of the first and of later responses."""
         writer, decoder = HeadWriter(), Decoder()
         some = CommonHeaders((b"Vary", b"Origin"), (b"X-A", b"1" * 200))
         other = CommonHeaders((b"X-B", b"2"), (b"Vary", b"Origin"))

@@ -187,7 +187,7 @@ class FloodTests(FramesTestCase):
     """Limits on frames that cost the server more than the client."""
 
     def flood(self, one: bytes, count: int) -> Code | None:
-        """Return how a connection ends that sends something so many times."""
+        """Send a frame ``count`` times; return the error code if the server ends the connection."""
         found = []
         for _ in range(0, count, 100):
             found += self.send(one * 100)
@@ -298,7 +298,7 @@ class FloodTests(FramesTestCase):
         self.assertEqual(resets(found), {1: Code.CANCEL})
 
     def test_small_answers(self) -> None:
-        """A client that opens its windows by what it has read violates nothing."""
+        """A client that opens its windows by the bytes it has read stays connected."""
         self.send(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(1_500):
             self.fixture.post("a", b"x")

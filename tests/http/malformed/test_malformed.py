@@ -32,7 +32,7 @@ def cuts(row: Row) -> list[list[bytes]]:
 
 
 class TableTests(SynchronousTestCase):
-    """The table itself."""
+    """Consistency of the table."""
 
     def test_large_enough(self) -> None:
         """There are many rows, with different names."""
@@ -82,7 +82,7 @@ class Http1EngineTests(SynchronousTestCase):
 
 
 class OtherReadersTests(SynchronousTestCase):
-    """Other servers on the same bytes."""
+    """Rows of the table on the other servers."""
 
     def test_tree(self) -> None:
         """The twisted.web site sends the same responses, in any pieces."""

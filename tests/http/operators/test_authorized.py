@@ -50,7 +50,7 @@ class OperatorsCase(AuthorizationCase):
 
 
 class Operators(OperatorsCase):
-    """With tokens."""
+    """Operator resources with tokens."""
 
     def test_probes(self) -> None:
         """Probes need no token."""
@@ -188,7 +188,7 @@ class LocalOperators(OperatorsCase):
 
 
 class OpenOperators(OperatorsCase):
-    """Without any requirement."""
+    """Operator resources without authentication."""
 
     asks = False
 

@@ -18,7 +18,7 @@ FILES = Path(str(files("durable_streams_tw.http.operators.console")))
 
 
 class ConsoleTests(SynchronousTestCase):
-    """Through whole requests."""
+    """Requests for the console."""
 
     def ask(self, method: str, target: str = "/-/console") -> Answer:
         """Send one request."""

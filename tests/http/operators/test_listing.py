@@ -35,7 +35,7 @@ class Asked(MemoryStore):
 
 
 class ListingTests(SynchronousTestCase):
-    """Whole requests to a site."""
+    """Requests for the list of streams."""
 
     def setUp(self) -> None:
         self.clock = clock = Clock()

@@ -30,7 +30,7 @@ class _Told(Resource):
 
 
 class OperatorTreeTests(SynchronousTestCase):
-    """Whole requests."""
+    """Requests to the operator resources."""
 
     def setUp(self) -> None:
         clock = Clock()

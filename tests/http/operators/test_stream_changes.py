@@ -14,7 +14,7 @@ class StreamChangesTests(OperatorCase):
     """Requests to ``/-/changes``."""
 
     def watch(self, *watched: tuple[str, str]) -> Client:
-        """Send a request for the changes of streams, and what is known of each."""
+        """Request the changes of streams, given the version seen of each."""
         client = Client(self.site)
         pairs = [pair for path, seen in watched for pair in (("stream", path), ("seen", seen))]
         client.request("GET", "/-/changes?" + urlencode(pairs))

@@ -330,7 +330,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(self.fixture.streams._broadcaster.count, 0)
 
     def test_disconnect_before_the_request(self) -> None:
-        """A lost connection whose producer is not told leaves no state."""
+        """A lost connection leaves no state even if its producer is not stopped."""
         self.follow()
         self.client.transport.unregisterProducer()
         self.client.leave()

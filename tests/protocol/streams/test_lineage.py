@@ -17,7 +17,7 @@ ROOT = StreamState(10, "root", "text/plain", 100, created_at=0, touched_at=0)
 
 
 def forked(source: StreamState, number: int, position: int, own: int = 0) -> StreamState:
-    """Return a fork with so many bytes of its own."""
+    """Return a fork with ``own`` bytes after those that it inherits."""
     point = ForkPoint(source.id, position, source.path, position, 0, 1, False)
     state = replace(source, id=0, tail=position + own, fork=point, lineage=None)
     return assign_id(state, source, number)

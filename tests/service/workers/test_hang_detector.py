@@ -86,7 +86,7 @@ class StoppedProcessTests(WorkersTestCase):
         return self.serve(line=line)
 
     def test_workers(self) -> None:
-        """After a stopped front and a stopped owner, the server goes on."""
+        """The server recovers from a suspended front and a suspended owner."""
         with self.serve_impatiently() as server:
             pids = workers_in(server.log)
             self.assertEqual(ask(server.port, "PUT", "a", b"x")[0], 201)

@@ -67,7 +67,7 @@ class SharedLimitsTests(SynchronousTestCase):
         self.assertTrue(self.fronts["front-2"].limiter.accepts(client(1)))
 
     def test_connections_of_an_address(self) -> None:
-        """Connections of one client count at all fronts, those of others do not."""
+        """A client is limited by its connections to all fronts, not by those of other clients."""
         self.start(max_connections_per_address=2)
         first, second = self.fronts["front-1"].limiter, self.fronts["front-2"].limiter
         first.add(client(1))

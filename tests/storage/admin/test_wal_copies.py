@@ -300,7 +300,7 @@ class BegunAheadTests(SynchronousTestCase):
 
 
 class WALInspectionTests(WALCase):
-    """Inspection."""
+    """`Inspection` of stores whose WAL is not applied."""
 
     def assertSeen(self, store: Inspection) -> None:
         with store.snapshot() as view:

@@ -34,7 +34,7 @@ class CommitterCase(SynchronousTestCase):
         assert_sound(self, self.engine)
 
     def restart(self) -> None:
-        """Crash: reopen with what the disk has."""
+        """Simulate a crash: reopen with the content of the disk."""
         self.engine = FakeEngine(self.engine.content)
         self.access = AccessTimes()
         self.committer = Committer(

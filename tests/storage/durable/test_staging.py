@@ -77,7 +77,7 @@ class StagingTests(CommitterCase):
         self.assertEqual(self.content("d"), b"another")
 
     def test_json(self) -> None:
-        """Messages of all sizes are split into the same records as in one step."""
+        """A staged JSON body is split into the same records as a body written at once."""
         self.step(create("j", content_type=JSON))
         sizes = (10, RECORD_PAYLOAD - 40, 3 * RECORD_PAYLOAD, 100, _STEP, 5)
         messages = b",".join(b'"%s"' % (b"m" * size) for size in sizes)

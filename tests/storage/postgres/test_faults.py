@@ -77,7 +77,7 @@ class ConnectionTests(FaultCase):
     """Connections that break, and a database that returns in time."""
 
     def test_cut_at_commit(self) -> None:
-        """A batch whose commit was cut off is answered as what became of it, and done once."""
+        """A batch whose connection breaks at the commit reports its outcome and is done once."""
         self.created(put())
         for moment in Cut:
             self.proxy.cut_at_commit(moment, "INSERT INTO chunk")
@@ -125,7 +125,7 @@ class ConnectionTests(FaultCase):
         back.join()
 
     def test_row_of_the_node_removed(self) -> None:
-        """A node that others believed to be dead goes on."""
+        """A node whose row another node has removed goes on."""
         self.created(put())
         self.query("DELETE FROM node")
         self.appended(post(b"x"))
@@ -265,7 +265,7 @@ class AwayTests(FaultCase):
         self.assertEqual(self.content(), b"y")
 
     def test_unknown_outcome(self) -> None:
-        """A commit without an answer is unknown; readers see later what became of it."""
+        """A commit without a response has an unknown outcome; later reads show the actual one."""
         state = self.created(put())
         self.store.pin(state.id)
         self.state_of()

@@ -1,4 +1,4 @@
-"""Tables are created once, kept by older programs, and refused by those that are too old."""
+"""Tables are created once, used by older compatible programs, and refused by others."""
 
 from __future__ import annotations
 

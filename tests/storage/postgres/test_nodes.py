@@ -1,4 +1,4 @@
-"""Several nodes on one database behave like one store: each request goes to another of them."""
+"""Several nodes on one database behave like one store: requests go to the nodes in turn."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SMALL = b"x" * 100
 
 
 class MergeTests(SynchronousTestCase):
-    """Which rows are merged."""
+    """Selection of rows to merge."""
 
     def runs(self, *rows: tuple[int, bytes]) -> list[list[int]]:
         """Return positions of the runs; ``rows`` are flags and bytes, one after the other."""
@@ -41,7 +41,7 @@ class MergeTests(SynchronousTestCase):
 
 
 class QueueTests(SynchronousTestCase):
-    """When a stream is packed."""
+    """Conditions for packing a stream."""
 
     def test_after_enough_rows(self) -> None:
         queue = PackingQueue()

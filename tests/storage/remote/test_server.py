@@ -68,7 +68,7 @@ class ServerCase(FrontCase):
                 """Do nothing."""
 
         class PeerFactory:
-            """Factory of it."""
+            """Factory of `Peer` protocols."""
 
             def buildProtocol(self, address: None) -> Peer:
                 return Peer()

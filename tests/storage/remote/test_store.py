@@ -63,7 +63,7 @@ class RemoteStoreTests(FrontCase):
         self.assertEqual([name for name, _ in frames], ["request", "reply"])
 
     def test_read_after_acknowledgement(self) -> None:
-        """A read of one front process sees what another one was acknowledged."""
+        """A read of one front process sees writes that were acknowledged to another."""
         other = self.add_front()
         self.create()
         for number in range(5):
@@ -109,7 +109,7 @@ class RemoteStoreTests(FrontCase):
         self.assertEqual(self.front.announced, [])
 
     def test_equal_reads_of_two_connections(self) -> None:
-        """A read after the owner has ended and come back is not lost with one before."""
+        """A read sent after a restart of the owner is not dropped with an equal earlier one."""
         self.create("a", b"x")
         store = self.front.store
         lost = store.read("a", 0, 100)

@@ -357,7 +357,7 @@ class Http2Connection(Protocol):
             elif kind == frames.PRIORITY:
                 self._take_priority(frame)
             elif kind == frames.GOAWAY and frame.stream:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "GOAWAY is not for a stream")
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "a GOAWAY frame names a stream")
 
     def _count_idle_frame(self) -> None:
         if not self._idle_frames.take(self._wheel.now):

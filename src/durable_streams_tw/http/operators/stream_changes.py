@@ -105,7 +105,7 @@ class StreamChanges(QueryResource):
         for change in changes:
             self._due += self._waiting.get(change.state.path, ())
         if self._due and not known:
-            # Later, because the store is notifying its listeners.
+            # In the next turn: the store is still notifying its listeners.
             self._clock.callLater(0, self._wake)
 
     def _wake(self) -> None:

@@ -53,7 +53,7 @@ _GROUP_BYTES: Final = 8 << 20
 #: Rows that one statement reads.
 _PAGE: Final = 64
 
-#: Table, prefix of its keys in a data directory, and whether they begin with an owner's number.
+#: Tables of subscriptions, with their names in the database.
 _RECORDS: Final = (
     ("subscription", tables.SUBSCRIPTIONS),
     ("link", tables.LINKS),

@@ -1,4 +1,4 @@
-"""Rules of batches that stores with commits share: results, failed commands, halves."""
+"""Batches of stores that commit: results, failed commands, joining of divided batches."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ UNAVAILABLE: Final = Refusal(
 _ATTEMPTS: Final = 20
 _RESTARTS: Final = 1_000
 
-#: Bytes a second at which a commit is sent at least; slower connections are cut.
+#: Least speed of sending a commit, in bytes per second; slower connections are cut.
 _MIN_RATE: Final = 256 * KIB
 
 #: Time in ms for which a batch waits for the registry's exclusive lock. The wait stops the batches
@@ -637,7 +637,7 @@ class Committer:
             if wake_stream is not None:
                 self._wake_streams[key] = wake_stream
                 if (state.idle or key in needs.subscriptions) and wake_stream not in needs.paths:
-                    # Its event may have to be written.
+                    # The wake may append an event to this stream.
                     needs.paths.add(wake_stream)
                     lacking = wake_stream
         if lacking is not None:

@@ -26,7 +26,7 @@ WHERE datname = current_database() AND usename = current_user
 
 
 def end_frozen_sessions(connection: psycopg.Connection[Any]) -> None:
-    """End the sessions of nodes that have begun a pipeline and not gone on with it."""
+    """End the sessions of nodes that have stopped in the middle of a pipeline."""
     for name, ended in connection.execute(_END.encode()):
         if ended:
             _log.warn("Ended a session of a node that is frozen: {name}", name=name)

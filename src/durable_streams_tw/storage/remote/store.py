@@ -371,7 +371,7 @@ class RemoteStore(ObservedStore):
         stream_id: int | None = None,
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
-        """Return bytes of the stream at a path. With ``stream_id`` the read continues another.
+        """Return bytes of the stream at a path. With ``stream_id`` it continues an earlier read.
 
         Equal reads in one frame are one request. It starts after all of them, so each sees what was
         acknowledged before.
@@ -467,7 +467,7 @@ class RemoteStore(ObservedStore):
                 self._connection.send(messages.Unpin(stream_id))
 
     def add_record_listener(self, listener: RecordListener) -> None:
-        """Raise an error: records change at the server only, which schedules what follows."""
+        """Raise an error: the server of the store schedules the actions of subscriptions."""
         raise NotImplementedError("subscriptions are scheduled by the process that owns the store")
 
 
