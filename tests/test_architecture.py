@@ -86,7 +86,7 @@ class Module:
                 for alias in node.names:
                     yield alias.name
             elif isinstance(node, ast.ImportFrom):
-                assert not node.level, f"{self.name}: imports are absolute"
+                assert not node.level, f"{self.name}: relative import"
                 for alias in node.names:
                     yield f"{node.module}.{alias.name}"
 

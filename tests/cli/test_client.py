@@ -370,7 +370,7 @@ class BatcherTests(SynchronousTestCase):
         self.assertEqual(b"".join(self.all_of(pieces_of, pieces)), whole)
 
     def test_long_input(self) -> None:
-        """Pieces have a maximum size, and a line that exceeds its own is refused."""
+        """Input is cut into pieces of at most MAX_PIECE; lines above MAX_LINE are refused."""
         with patch.object(client_input, "MAX_PIECE", 4), patch.object(client_input, "MAX_LINE", 4):
             self.assertEqual(self.all_of(pieces_of, [b"123456"]), [b"1234", b"56"])
             with self.assertRaisesRegex(click.ClickException, "Line 2 is longer"):

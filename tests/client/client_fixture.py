@@ -198,7 +198,7 @@ class ClientFixture:
             if found:
                 break
             self.clock.advance(step)
-        assert found, "nothing comes of it"
+        assert found, "the Deferred has not fired"
         if isinstance(found[0], Failure):
             found[0].raiseException()
         result: T = found[0]

@@ -115,7 +115,7 @@ class _Client(Protocol):
             elif isinstance(event, h11.Data):
                 self._body += event.data
             elif isinstance(event, h11.EndOfMessage):
-                assert self._request is not None, "a request precedes its end"
+                assert self._request is not None, "the end of a request came before its start"
                 self._answer(self._request, self._body)
             else:
                 return
@@ -236,7 +236,7 @@ class _Server(Protocol):
         elif isinstance(event, h11.Data):
             self._gathered += event.data
         else:
-            assert self._response is not None, "a response precedes its end"
+            assert self._response is not None, "the end of a response came before its start"
             length = (b"content-length", b"transfer-encoding")
             headers = [pair for pair in self._response.headers if pair[0] not in length]
             body = self._fault.altered(self._gathered)

@@ -75,7 +75,7 @@ class Server:
 
     def kill(self) -> None:
         """Kill the process."""
-        assert self._process is not None, "the process has been started"
+        assert self._process is not None, "the process was not started"
         self._process.kill()
         self._process.wait()
 

@@ -212,7 +212,7 @@ class LossyDisk:
         directory, name = self._place(old)
         target, other = self._place(new)
         moved = directory.current[name]
-        assert directory is target, "a rename between directories is two changes"
+        assert directory is target, "the model has no renames between directories"
         directory.change({name: None, other: moved})
 
     # -- names --------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def record_without_wal(seed: str) -> Recording:
         disk = LossyDisk(recorder.root)
         recorder.layer.fail({Call.ALLOCATE}, errno.ENOSPC, name="journal.*")
         recorder.run("small", seed)
-        assert recorder.layer.hits(), "the WAL was created"
+        assert recorder.layer.hits(), "the WAL was not created"
         return Recording("without-wal", disk, list(read_trace(recorder.layer.trace)))
 
 

@@ -68,7 +68,7 @@ class BoundedClock(Clock):
     ) -> IDelayedCall:
         """Schedule a call; more than a thousand at one moment fail the test."""
         self._asked += 1
-        assert self._asked < 1_000, "somebody asks for turns for ever"
+        assert self._asked < 1_000, "calls are scheduled without end"
         return super().callLater(delay, callable, *args, **kw)
 
 
@@ -224,7 +224,7 @@ class RecordingSink:
 
     def write(self, data: bytes) -> None:
         """Record the bytes; pause the producer above ``room``."""
-        assert not self.over, "a body that is over was written to"
+        assert not self.over, "write to a body that has ended"
         if self.failing:
             raise RuntimeError("the sink is broken")
         self.writes.append(data)
@@ -236,12 +236,12 @@ class RecordingSink:
 
     def finish(self) -> None:
         """Record the end."""
-        assert not self.over, "a body that is over was ended"
+        assert not self.over, "second end of a body"
         self.ended = True
 
     def abort(self) -> None:
         """Record the abort."""
-        assert not self.over, "a body that is over was cut"
+        assert not self.over, "abort of a body that has ended"
         self.aborted = True
 
     @property

@@ -35,7 +35,7 @@ class FakeNameService:
         """Look up a name."""
         self.asked.append(name)
         if name in self.hanging:
-            assert name not in self._stuck, "a name that is looked up already"
+            assert name not in self._stuck, "the name is being looked up already"
             self._stuck[name] = on_result
         else:
             on_result(self.known.get(name, []))

@@ -230,7 +230,7 @@ class Cluster:
 
     def processes(self) -> list[int]:
         """Return the numbers of the postmaster and its children."""
-        assert self._process is not None and self.running, "the server runs"
+        assert self._process is not None and self.running, "the server does not run"
         return _family(self._process.pid)
 
     def restart(self) -> None:

@@ -47,7 +47,7 @@ class Node:
     @property
     def process(self) -> int:
         """Return the number of the process."""
-        assert self._process is not None, "the node was started"
+        assert self._process is not None, "the node was not started"
         return self._process.pid
 
     @property
@@ -79,7 +79,7 @@ class Node:
 
     def await_ready(self) -> None:
         """Wait until the node is ready."""
-        assert self._process is not None, "the node was started"
+        assert self._process is not None, "the node was not started"
         await_port(self.port, self._process, self.logfile)
         # The port is open before the store is.
         while ask(self.port, "GET", "/-/ready").status != 200:
@@ -92,7 +92,7 @@ class Node:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
-        assert self._process is not None, "the node was started"
+        assert self._process is not None, "the node was not started"
         self._process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

@@ -65,7 +65,7 @@ class Proxy:
     def start(self) -> None:
         """Start the proxy and wait until it accepts connections."""
         found = program(self.name)
-        assert found is not None, f"{self.name} is not here"
+        assert found is not None, f"{self.name} is not installed"
         log = (self.directory / "log").open("wb")
         with log:
             self._process = subprocess.Popen(
@@ -88,7 +88,7 @@ class Proxy:
 
     def reload(self) -> None:
         """Let the proxy read its configuration and certificates again."""
-        assert self._process is not None, "the proxy was started"
+        assert self._process is not None, "the proxy was not started"
         self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:

@@ -42,9 +42,9 @@ LEAST_PIECE: Final = 16 * KIB
 #: the store.
 TAIL_WINDOW: Final = 1 * MIB
 
-# Subscribers that one reactor turn writes to, and the same while commits arrive before all were
-# reached. A writer waits for two or three such slices; with small ones it appends more before the
-# other subscribers are reached, which then get fewer and larger writes.
+# Subscribers that one reactor turn writes to: normally, and while a commit arrives before the last
+# one has reached all. A writer waits for two or three such slices. With small ones it appends more
+# before the other subscribers are reached, which then get fewer and larger writes.
 FANOUT_SLICE: Final = 25
 FANOUT_SLICE_IN_BURSTS: Final = 5
 

@@ -51,7 +51,7 @@ class FirstStartTests(DurableStoreCase, SynchronousTestCase):
                 number = 0
                 while self.fails(kind, number, error):
                     number += 1
-                # The start succeeded with fewer calls.
+                # More calls than these were made to fail, one per start.
                 self.assertGreater(number, 10 if kind == "os" else 0)
 
     def fails(self, kind: str, number: int, error: int) -> bool:

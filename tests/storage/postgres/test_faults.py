@@ -254,7 +254,7 @@ class AwayTests(FaultCase):
 
         def broken(*arguments: object) -> float:
             calls.append(arguments)
-            assert len(calls) < 1000, "the batch is repeated for ever"
+            assert len(calls) < 1000, "the batch is repeated without end"
             raise psycopg.OperationalError("terminated")
 
         patched = self.patch(self.store._committers[0], "_commit", broken)

@@ -41,7 +41,7 @@ class End:
                 self.producer.pauseProducing()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        assert streaming, "the connection pushes"
+        assert streaming, "a pull producer was registered"
         self.producer = producer
 
     def loseConnection(self) -> None:

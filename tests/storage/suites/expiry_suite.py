@@ -101,7 +101,7 @@ class ExpirySuite(StoreCase):
             for _ in range(3 if number < 6 else 1):
                 self.sleep(1.5)
                 if number == 5:
-                    # Only a new batch is a write.
+                    # A new producer each time, because a duplicate batch is not a write.
                     seq = self.now - START
                     self.appended(post(b"x", path, producer=(f"p{seq}", 0, 0)))
                 else:

@@ -243,7 +243,7 @@ class _Run:
             if self.model.state_of(path, self.suite.now) == "alive":
                 self.delete(path)
         self.model.expire(self.suite.now)
-        assert not self.model.streams, "deleted sources are removed with their last fork"
+        assert not self.model.streams, "deleted sources remain after their last fork"
 
 
 class StoreCaseForkSuite(ForkSuite, StoreCase):

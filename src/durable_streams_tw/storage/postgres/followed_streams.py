@@ -38,7 +38,7 @@ class FollowedStreams:
             self._short.pop(stream_id, None)
 
     def select(self, ids: set[int] | None) -> dict[int, StreamState | None]:
-        """Return the followed ones of some streams, None for all, with their known states."""
+        """Return the known states of the followed streams among ``ids``; None selects all."""
         chosen = self._pins if ids is None else self._pins.keys() & ids
         return {stream_id: self._known.get(stream_id) for stream_id in chosen}
 

@@ -31,7 +31,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class MalformedFrame(Exception):
-    """The peer sent something that no peer of this version sends."""
+    """Frame that no peer of this version sends."""
 
 
 @implementer(IPushProducer)
