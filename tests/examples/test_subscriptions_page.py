@@ -50,7 +50,7 @@ class SubscriptionsPageTests(SynchronousTestCase):
     """The webhook worker for Node, and the pull-wake commands, as they are on the page."""
 
     def test_verifies(self) -> None:
-        """It reads what a signed webhook names, and answers other requests with 401."""
+        """The worker reads the streams of a signed webhook, and refuses other requests with 401."""
         if shutil.which("node") is None:
             raise SkipTest("Node is not installed")
         here = Path(self.mktemp()).absolute()

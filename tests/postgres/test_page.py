@@ -40,7 +40,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(result.exit_code, 0, result.output)
 
     def test_compose_file(self) -> None:
-        """Its nodes are those of the proxy, and their arguments are valid."""
+        """The nodes of the Compose file are those of the proxy, and their arguments are valid."""
         services = yaml.safe_load((FILES / "compose.yaml").read_text())["services"]
         proxy = (FILES / "haproxy.cfg").read_text()
         self.assertIn("./haproxy.cfg:", services["proxy"]["volumes"][0])

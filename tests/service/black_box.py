@@ -124,7 +124,7 @@ class Foreground:
 
     @property
     def ports(self) -> list[int]:
-        """Return the ports on which it listens."""
+        """Return the ports of the server, from its log."""
         return ports_in(self.log)
 
     @property
@@ -172,7 +172,7 @@ class Daemon:
 
     @property
     def port(self) -> int:
-        """Return its port, which it logs when its reactor runs."""
+        """Wait until the log has the port of the server, and return it."""
         deadline = time.monotonic() + PATIENCE
         while not ports_in(self.log):
             assert time.monotonic() < deadline, self.log

@@ -58,9 +58,9 @@ class Client(Thread):
         self._connection: HTTPConnection | None = None
 
     def stop(self) -> None:
-        """Stop, and wait for it."""
+        """Stop the thread and wait for its end. Raises `Failed` if it has a problem."""
         self._stopping.set()
-        # A follower waits for an event.
+        # Wake a follower that waits for an event.
         with contextlib.suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
         self.join(PATIENCE)

@@ -31,7 +31,7 @@ class StringTests(SynchronousTestCase):
     """Values of ``--auth``."""
 
     def test_kinds(self) -> None:
-        """Only checkers of tokens are accepted; those of Twisted check passwords."""
+        """Checkers that do not check tokens, such as those of Twisted, are refused."""
         for text in ("memory:a:b", "unix", "nothing:x", "anonymous"):
             told = error_of(text)
             self.assertIn("expected one of: file, jwt", told)

@@ -32,7 +32,7 @@ class RefreshPolicy:
         self.requested_at: float | None = None
 
     def action(self, now: float) -> RefreshAction:
-        """Return the action for a token whose key is or may be known."""
+        """Return the action before a token is checked with the known keys."""
         may_fetch = self.may_fetch(now)
         if self.fetched_at is None or now >= self.fetched_at + KEY_SET_STALE:
             return RefreshAction.WAIT if may_fetch else RefreshAction.REFUSE

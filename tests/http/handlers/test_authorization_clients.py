@@ -123,7 +123,7 @@ class LocalPages(AuthorizationCase):
             self.assertEqual(self.ask_as("localhost:4437", Origin=origin), 403, origin)
 
     def test_shown(self) -> None:
-        """These origins get CORS headers."""
+        """Allowed origins get CORS headers."""
         client = self.connect()
         head = f"GET {ROOT}a HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:5173\r\n\r\n"
         client.send(head.encode())

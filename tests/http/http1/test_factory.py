@@ -227,7 +227,7 @@ class RejectedTests(SynchronousTestCase):
         self.assertTrue(answer.complete)
 
     def test_all(self) -> None:
-        """Other clients get 503."""
+        """A client above the total limit gets 503 with Retry-After."""
         (answer,) = parse(self.open_from("10.0.0.2").value())
         self.assertEqual((answer.status, answer.header["retry-after"]), (503, "5"))
 

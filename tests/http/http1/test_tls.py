@@ -173,7 +173,7 @@ class TlsTests(Http1TestCase):
         self.end(reader, pump)
 
     def test_handed_over(self) -> None:
-        """Other paths reach the site over TLS too."""
+        """Requests outside the streams reach the site over TLS."""
         self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(get() + HEALTH + get())

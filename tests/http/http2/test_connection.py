@@ -109,7 +109,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a").body, b"")
 
     def test_no_resource(self) -> None:
-        """Other requests are handled by the site's resources."""
+        """Requests outside the streams are handled by the site's resources."""
         answer = self.ask("GET", "", path="/elsewhere")
         self.assertEqual((answer.status, answer.ended), (404, True))
         self.assertEqual(self.ask("HEAD", "", path="/elsewhere").body, b"")

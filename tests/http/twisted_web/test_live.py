@@ -35,7 +35,7 @@ class LongPollTests(SynchronousTestCase):
         self.client.request("GET", f"{ROOT}a?offset={offset}&live=long-poll{more}")
 
     def test_append_wakes(self) -> None:
-        """An append is the response."""
+        """A waiting long-poll responds with an append."""
         self.poll(START)
         self.assertEqual(self.client.answers(), [])
         self.fixture.post("a", b"news")

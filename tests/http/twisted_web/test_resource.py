@@ -76,7 +76,7 @@ class RawPathTests(SynchronousTestCase):
         self.fixture.put("a/__ds")
 
     def test_outside(self) -> None:
-        """Other paths are 404 with problem details."""
+        """Paths outside the streams are 404 with problem details."""
         client = self.fixture.connect()
         for target in ("/", "/v1", "/v1/stream", "/v1/streams/a", "/v1//stream/a", "/V1/stream/a"):
             answer = client.ask("GET", target)
@@ -118,7 +118,7 @@ class LocationTests(SynchronousTestCase):
         self.assertEqual(location, "http://streams.example/v1/stream/a%2Fb")
 
     def test_trusted_proxy(self) -> None:
-        """With ``trust_proxy`` they set scheme and host."""
+        """With ``trust_proxy`` forwarded headers set scheme and host."""
         location = self.location(
             Settings(trust_proxy=True),
             X_Forwarded_Proto="https, http",

@@ -34,7 +34,7 @@ class InitialTests(RefusalTestCase):
         self.assertEqual(bodies.initial(JSON, b' {"a":1}\n').data, b'{"a":1},')
 
     def test_bytes(self) -> None:
-        """Other bodies are stored unchanged."""
+        """Bodies that are not JSON are stored unchanged."""
         for content_type in OTHERS:
             for raw in (b"[]", b"[1", b"\xff\0", b" "):
                 self.assertEqual(bodies.initial(content_type, raw), bodies.Body(raw))

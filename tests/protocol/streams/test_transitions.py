@@ -302,7 +302,7 @@ class ClosedTests(RefusalTestCase):
             )
 
     def test_refused(self) -> None:
-        """Other appends are refused with the final offset, whatever else is wrong with them."""
+        """Appends that do not repeat the close are refused with the final offset."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for stream, command in (

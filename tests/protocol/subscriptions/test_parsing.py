@@ -152,7 +152,7 @@ class SubscribeTests(RefusalTestCase):
 
 
 class OtherTests(RefusalTestCase):
-    """Other requests."""
+    """Ids, links, claims, acks and releases."""
 
     def test_ids(self) -> None:
         for written, name in ((b"sub-1", "sub-1"), (b"a%2Fb", "a/b"), (b"%C3%A4", "ä")):

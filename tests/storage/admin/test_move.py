@@ -254,7 +254,7 @@ class MoveTests(DurableStoreCase, SynchronousTestCase):
             self.assertIn("stop them", str(self.assertRaises(StoreUnusable, self.there)))
 
     def test_part_of_a_store_is_refused(self) -> None:
-        """Neither another store, a node nor a move back uses an interrupted move."""
+        """An interrupted move refuses another store, a node and a move back."""
         self.assertRaises(KeyboardInterrupt, self.there, Interruption(1))
         self.assertIn("complete that move", str(self.assertRaises(StoreUnusable, self.back)))
         node = PostgresStore(self.settings, Clock(), *[InlineExecutor() for _ in range(3)])

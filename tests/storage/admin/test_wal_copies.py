@@ -246,7 +246,7 @@ class BegunAheadTests(SynchronousTestCase):
             return view.version, tails
 
     def test_opens(self) -> None:
-        """It opens with all acknowledged batches, also later."""
+        """The store opens with all acknowledged batches, also after later commits."""
         version, tails = self.state()
         self.assertEqual(version, 104)
         self.assertEqual(list(check_directory(self.directory)), [])
@@ -275,7 +275,7 @@ class BegunAheadTests(SynchronousTestCase):
         self.assertEqual(self.state(), (version, tails))
 
     def test_copied(self) -> None:
-        """It is backed up and compacted like other stores."""
+        """The store is backed up and compacted with all acknowledged batches."""
         _, tails = self.state()
         backup = os.path.join(self.place, "backup")
         back_up(self.directory, backup, (), lambda: NOW, quiet)

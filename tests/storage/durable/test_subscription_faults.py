@@ -74,7 +74,7 @@ class CorruptTests(CommitterCase):
         self.engine.content[key] = bytes(value)
 
     def test_unreadable_subscription(self) -> None:
-        """Its streams accept appends, and other subscriptions wake."""
+        """Streams of an unreadable subscription accept appends, and other subscriptions wake."""
         named: Subscribe = subscribe("bad", None, ("a",), None)
         self.step(named, subscribe("good", "*", (), None), create("a"))
         self.spoil("bad")

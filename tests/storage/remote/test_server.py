@@ -95,7 +95,7 @@ class VersionTests(ServerCase):
     """Processes of different versions do not work together."""
 
     def test_refused(self) -> None:
-        """Another version is refused with a sentence, and the connection is closed."""
+        """A process of another version gets an error message, and the connection is closed."""
         end = self.connect(Hello("0.0.1/0"))
         self.assertFalse(end.connected)
         (rejected,) = messages.decode_responses(bytes(self.received[4:]))
@@ -216,7 +216,7 @@ class FrozenFrontTests(ServerCase):
     backlog = 2**20
 
     def test_backlog(self) -> None:
-        """It may leave `backlog` bytes unread; then it is cut off, and others are not."""
+        """A front process that leaves more than `backlog` bytes unread is cut off, no other is."""
         other = self.add_front()
         state = self.create()
         for front in (self.front, other):
@@ -243,7 +243,7 @@ class FrozenFrontTests(ServerCase):
         self.assertEqual(len(self.front.announced), 1)
 
     def test_resumed(self) -> None:
-        """It gets all that waited, in order, when it reads again."""
+        """A front process that reads again receives all waiting changes, in order."""
         state = self.create()
         self.front.store.pin(state.id)
         self.settle()

@@ -295,7 +295,7 @@ class OutageTests(FrontCase):
         self.assertEqual(self.successResultOf(reads[2]), b"ab")
 
     def test_continued_reads_wait_for_a_while(self) -> None:
-        """After OUTAGE_GRACE seconds they are refused; the next outage begins at zero."""
+        """Continued reads are refused OUTAGE_GRACE seconds after the start of each outage."""
         state = self.create("a", b"abc")
         store = self.front.store
         self.kill()

@@ -29,7 +29,7 @@ class Stream:
         return b"".join([part + b"," if self.json else part for part in self.content])
 
     def positions(self) -> list[int]:
-        """Return the positions from which it can be read."""
+        """Return the positions from which the stream can be read."""
         if not self.json:
             return list(range(len(self.stored) + 1))
         found = [0]

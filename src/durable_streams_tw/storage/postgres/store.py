@@ -380,7 +380,7 @@ class PostgresStore(QueuedStore):
         self._poll_followed(ids)
 
     def _poll_followed(self, ids: set[int] | None) -> None:
-        """Announce changes by other nodes of the followed streams among ``ids``; None selects all."""
+        """Announce changes by other nodes to the followed streams in ``ids``, None for all."""
         chosen = self._followed.select(ids)
         if not chosen or not self._open:
             return
