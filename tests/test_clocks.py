@@ -95,7 +95,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_set_back(self) -> None:
-        """When the clock is set back, the reactor's own timers are delayed and these are not."""
+        """When the clock is set back, `SteadyTimers` fire in time, unlike the reactor's timers."""
         self.reactor.callLater(1, self.made.append, "reactor")
         self.later(1, "steady")
         self.later(5, "later")

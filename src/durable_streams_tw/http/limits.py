@@ -69,7 +69,7 @@ MAX_CONNECTIONS: Final = 100_000
 #: at once would reset the connection and could lose the response (RFC 9112 §9.6).
 LINGER: Final = 5.0
 
-#: Most bytes discarded in that time; then the server stops reading.
+#: Most bytes that the server discards after an early response; then it stops reading.
 LINGER_BYTES: Final = 1 * MIB
 
 #: Time that a stopping server waits for clients to read their responses.

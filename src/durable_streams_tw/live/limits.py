@@ -33,8 +33,8 @@ SSE_LIFETIMES: Final = 16
 #: Idle time after which an SSE connection gets a comment. Many proxies close idle connections.
 SSE_COMMENT_INTERVAL: Final = 15.0
 
-#: Memory for pieces that slow clients have not read. Pieces get smaller to stay within it, down
-#: to the second value.
+#: Memory for pieces that slow clients have not read, and the least size to which pieces shrink to
+#: stay within it.
 SLOW_READERS: Final = 64 * MIB
 LEAST_PIECE: Final = 16 * KIB
 

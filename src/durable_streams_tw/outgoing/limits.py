@@ -7,10 +7,10 @@ from typing import Final
 #: Maximum number of lookups of one resolver in progress, each in its own thread.
 RESOLVER_THREADS: Final = 16
 
-#: Maximum of these threads for names of one domain.
+#: Maximum number of threads that look up names of one domain.
 RESOLVER_SHARE: Final = 3
 
-#: Number of these threads reserved for names that were resolved promptly last time.
+#: Number of threads reserved for names that were resolved promptly last time.
 RESOLVER_RESERVED: Final = 4
 
 #: Maximum time of a lookup that counts as prompt.

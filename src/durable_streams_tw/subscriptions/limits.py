@@ -50,5 +50,5 @@ TOKEN_LIFETIME: Final = 3600
 #: longer than JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600
 
-#: Pause between two checks for keys that another node has added: less than that time.
+#: Pause between two checks for keys that another node has added: less than `KEY_OVERLAP`.
 KEY_REFRESH: Final = 60.0

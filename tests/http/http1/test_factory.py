@@ -72,7 +72,7 @@ class HandOverTests(Http1TestCase):
     """Requests that are not for streams."""
 
     def test_all_bytes(self) -> None:
-        """The site gets all bytes from that request on, and serves streams too."""
+        """After a request that is not for a stream, the site serves the whole connection."""
         self.handler.at_once = ok(b"stream")
         client = self.connect()
         client.send(sized() + HEALTH + get())

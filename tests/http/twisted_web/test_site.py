@@ -316,7 +316,7 @@ class OtherResourceTests(SynchronousTestCase):
         )
 
     def test_bug(self) -> None:
-        """500 with an id under which the log has the error."""
+        """An internal error gets 500 with an id that is also in the log."""
         client = Client(self.site(Failing()))
         answer = client.ask("GET", "/early")
         self.assertEqual((answer.status, problem(answer)), (500, "internal"))

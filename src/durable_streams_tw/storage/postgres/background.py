@@ -43,9 +43,9 @@ class BackgroundTasks(BackgroundTimers):
     """Timers and tasks of one store.
 
     ``committer`` is the blocking one, ``executor`` its thread. ``poll`` reads the states of the
-    followed ones of some streams, None for all. ``end_frozen`` ends the sessions of frozen nodes.
-    ``now`` returns ms since the Unix epoch. ``other_nodes`` is the number of other nodes that use
-    the database, None if it is unknown.
+    followed streams among the given ids, None for all. ``end_frozen`` ends the sessions of frozen
+    nodes. ``now`` returns ms since the Unix epoch. ``other_nodes`` is the number of other nodes
+    that use the database, None if it is unknown.
     """
 
     _log = Logger()

@@ -40,7 +40,7 @@ class CheckpointReader:
         self._holds = ExitStack()
 
     def open(self) -> None:
-        """Open the file if it is not open. Log a failure, which another call may mend."""
+        """Open the file if it is not open. Log a failure; the next call tries again."""
         if self._environment is not None:
             return
         try:

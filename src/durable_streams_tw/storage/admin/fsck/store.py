@@ -9,8 +9,8 @@ Invariants of every committed batch:
 4. The data records of a stream cover its origin to its tail without gaps; the last one is where the
    stream's record says. In JSON mode they hold whole messages, or have flags for the side on which
    they do not.
-5. A stream that says so has one key in the deadline index, not after its deadline; there are no
-   other keys.
+5. A stream whose record has an index time has one key in the deadline index, not after its
+   deadline; the index has no other keys.
 6. Data records and producers belong to streams, or to ended streams that are marked for deletion.
 7. The source of a fork exists, is older, and reaches the fork position. Sources count their forks,
    and a deleted stream has at least one.
