@@ -1,4 +1,4 @@
-"""Header policies of responses: CORS, security, caching (PROTOCOL.md §10.1, §12.5, §12.7)."""
+"""Header policies of responses: CORS, security, caching (PROTOCOL.md §10.1, §12.3, §12.7)."""
 
 from __future__ import annotations
 
