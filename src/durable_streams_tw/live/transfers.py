@@ -76,22 +76,6 @@ class Transfer:
     read, the sink is aborted, so that the client sees that the body is incomplete.
     """
 
-    __slots__ = (
-        "_busy",
-        "_encoder",
-        "_ended",
-        "_json",
-        "_path",
-        "_paused",
-        "_piece",
-        "_position",
-        "_sink",
-        "_start",
-        "_stop",
-        "_stream_id",
-        "_transfers",
-    )
-
     def __init__(
         self, transfers: Transfers, chunk: Chunk, encoder: Encoder | None, sink: BodySink
     ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,11 +108,11 @@ def _restrict(path: Path, descriptor: int, writable: bool) -> None:
 
 
 def _read(path: Path, writable: bool) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            _restrict(path, file.fileno(), writable)
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreUnusable(f"could not read {path}: {error.strerror}") from None
+    with (
+        store_unusable(f"could not read {path}"),
+        suppress(FileNotFoundError),
+        open(path, "rb") as file,
+    ):
+        _restrict(path, file.fileno(), writable)
+        return file.read()
+    return None

@@ -59,7 +59,6 @@ from durable_streams_tw.protocol.subscriptions.control_paths import (
 from durable_streams_tw.protocol.subscriptions.state import GONE
 from durable_streams_tw.storage.commands.subscription_queries import SubscriptionPaths
 from durable_streams_tw.subscriptions.service import Subscriptions
-from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 
 if TYPE_CHECKING:
     from twisted.cred.checkers import ICredentialsChecker
@@ -213,21 +212,19 @@ class AuthorizedHandler:
         forbidden = self._forbidden(request, identity)
         if forbidden is not None:
             return forbidden
-        decision = self._handler.decide(None, request)
-        if isinstance(decision, Response):
-            return decision
-        return lambda complete: self._catch(complete, lambda: self._stream(complete, identity))
+        return self._decide(request, partial(self._stream, identity=identity))
 
     def _decide_control(
         self, request: Request, path: ControlPath, identity: Identity | None
     ) -> Decision:
+        # The required grants depend on the body.
+        return self._decide(request, partial(self._control, path=path, identity=identity))
+
+    def _decide(self, request: Request, handle: Callable[[Request], Any]) -> Decision:
         decision = self._handler.decide(None, request)
         if isinstance(decision, Response):
             return decision
-        # The required grants depend on the body.
-        return lambda complete: self._catch(
-            complete, lambda: self._control(complete, path, identity)
-        )
+        return lambda complete: self._catch(complete, partial(handle, complete))
 
     def _failed(self, failure: Failure, request: Request) -> Response | Failure:
         # Return the failure, do not raise it: a traceback would keep the request alive.
@@ -313,14 +310,8 @@ class AuthorizedHandler:
         self, request: Request, path: ControlPath
     ) -> Response | Deferred[Response]:
         """Check the wake token of a worker before the request reveals anything."""
-        name = parsing.parse_subscription_id(path.id)
-        try:
-            token = token_from_authorization(request.headers.get(b"authorization"))
-        except MalformedAuthorization:
-            token = None
-        if token is None:
-            return self._refuse(request, TOKEN_MISSING)
-        proof = self._subscriptions.tokens.check(token, name, WAKE_KINDS[path.resource])
+        name, kind = parsing.parse_subscription_id(path.id), WAKE_KINDS[path.resource]
+        _, proof = handlers_subscriptions.wake_token(self._subscriptions, request, name, kind)
         if isinstance(proof, Refusal):
             return self._refuse(request, proof)
         return self._handler.respond_deferred(request)

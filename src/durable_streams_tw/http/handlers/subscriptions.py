@@ -38,7 +38,6 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Subscription,
     TokenClaims,
 )
-from durable_streams_tw.storage.api import Outcome
 from durable_streams_tw.storage.commands.subscription_queries import (
     DescribeSubscription,
     Description,
@@ -78,9 +77,9 @@ class SubscriptionHandler:
         self._response_headers = response_headers
         self._actions: dict[ControlResource, Callable[[Request, str], MaybeDeferred]] = {
             ControlResource.STREAMS: self._link,
-            ControlResource.CALLBACK: self._callback,
+            ControlResource.CALLBACK: partial(self._settle, Kind.WEBHOOK),
             ControlResource.CLAIM: self._claim,
-            ControlResource.ACK: self._ack,
+            ControlResource.ACK: partial(self._settle, Kind.PULL),
             ControlResource.RELEASE: self._release,
         }
 
@@ -138,8 +137,7 @@ class SubscriptionHandler:
             command = parsing.parse_subscribe(
                 name, request.body, parse_precondition(request.headers)
             )
-            made: Deferred[Any] = self._subscriptions.subscribe(command)
-            return made.addCallback(self._subscribed)
+            return _rendered(self._subscriptions.subscribe(command), self._subscribed)
         if request.method in (b"GET", b"HEAD"):
             return self._describe(name, 200)
         if request.method == b"DELETE":
@@ -154,14 +152,8 @@ class SubscriptionHandler:
     def _unlink(self, name: str, raw_path: bytes) -> MaybeDeferred:
         return self._submit(parsing.parse_unlink_stream(name, raw_path), _empty)
 
-    def _callback(self, request: Request, name: str) -> MaybeDeferred:
-        return self._settle(request, name, Kind.WEBHOOK)
-
-    def _ack(self, request: Request, name: str) -> MaybeDeferred:
-        return self._settle(request, name, Kind.PULL)
-
-    def _settle(self, request: Request, name: str, kind: Kind) -> MaybeDeferred:
-        token, proof = self._proof(request, name, kind)
+    def _settle(self, kind: Kind, request: Request, name: str) -> MaybeDeferred:
+        token, proof = wake_token(self._subscriptions, request, name, kind)
         command = parsing.parse_settle(name, kind, proof, request.body)
         return self._submit(command, lambda outcome: self._settled(outcome, token, command.done))
 
@@ -169,44 +161,22 @@ class SubscriptionHandler:
         return self._submit(parsing.parse_claim(name, request.body), self._claimed)
 
     def _release(self, request: Request, name: str) -> MaybeDeferred:
-        _, proof = self._proof(request, name, Kind.PULL)
+        _, proof = wake_token(self._subscriptions, request, name, Kind.PULL)
         return self._submit(parsing.parse_release(name, proof, request.body), _empty)
-
-    def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, TokenClaims | Refusal]:
-        """Return the wake token of a request, and its content. Raise `Refused` without a token."""
-        try:
-            token = token_from_authorization(request.headers.get(b"authorization"))
-        except MalformedAuthorization:
-            token = None
-        if token is None:
-            raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.headers)
-        return token, self._subscriptions.tokens.check(token, name, kind)
 
     # -- responses ------------------------------------------------------------------------------
 
     def _submit(
         self, command: SubscriptionCommand, render: Callable[[Any], BufferedResponse]
     ) -> Deferred[BufferedResponse]:
-        submitted: Deferred[Any] = self._subscriptions.store.submit(command)
-        return submitted.addCallback(
-            lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else render(outcome)
-        )
+        return _rendered(self._subscriptions.store.submit(command), render)
 
-    def _subscribed(self, outcome: Outcome) -> MaybeDeferred:
-        if isinstance(outcome, Refusal):
-            return refused(outcome)
-        assert isinstance(outcome, Subscribed), "subscribing returns Subscribed or a refusal"
-        status = 201 if outcome.fresh else 200
-        return self._describe(outcome.state.id, status)
+    def _subscribed(self, outcome: Subscribed) -> MaybeDeferred:
+        return self._describe(outcome.state.id, 201 if outcome.fresh else 200)
 
     def _describe(self, name: str, status: int) -> Deferred[BufferedResponse]:
-        described: Deferred[Any] = self._subscriptions.store.query(DescribeSubscription(name))
-        return described.addCallback(self._described, status)
-
-    def _described(self, found: Description | Refusal, status: int) -> BufferedResponse:
-        if isinstance(found, Refusal):
-            return refused(found)
-        return _json(status, self._description(found))
+        described = self._subscriptions.store.query(DescribeSubscription(name))
+        return _rendered(described, lambda found: _json(status, self._description(found)))
 
     def _description(self, found: Description) -> dict[str, Any]:
         state = found.state
@@ -266,6 +236,27 @@ class SubscriptionHandler:
             if renewed is not None:
                 body["token"] = renewed
         return _json(200, body)
+
+
+def wake_token(
+    subscriptions: Subscriptions, request: Request, name: str, kind: Kind
+) -> tuple[str, TokenClaims | Refusal]:
+    """Return the wake token of a request, and its content. Raise `Refused` without a token."""
+    try:
+        token = token_from_authorization(request.headers.get(b"authorization"))
+    except MalformedAuthorization:
+        token = None
+    if token is None:
+        raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.headers)
+    return token, subscriptions.tokens.check(token, name, kind)
+
+
+def _rendered(
+    result: Deferred[Any], render: Callable[[Any], MaybeDeferred]
+) -> Deferred[BufferedResponse]:
+    return result.addCallback(
+        lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else render(outcome)
+    )
 
 
 def _refused_by(failure: Failure) -> BufferedResponse:

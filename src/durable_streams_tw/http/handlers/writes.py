@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -107,18 +108,7 @@ class WriteHandler:
             queued.addCallbacks(callback, errback)
             return
         body = bodies.appended(fields.content_type, raw) if raw else None
-        self._store.execute(
-            Append(
-                path,
-                fields.content_type,
-                body,
-                fields.closed,
-                fields.stream_seq,
-                fields.producer,
-                fields.precondition,
-            ),
-            callback,
-        )
+        self._store.execute(_append_command(path, fields, fields.content_type, body), callback)
 
     def append_untyped(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """Append bytes that have the stream's own content type, which is looked up first."""
@@ -145,17 +135,7 @@ class WriteHandler:
     def _append(
         self, path: str, fields: AppendHeaders, content_type: str | None, raw: bytes
     ) -> Command | Deferred[Command]:
-        def command(body: Body | None) -> Command:
-            return Append(
-                path,
-                content_type,
-                body,
-                fields.closed,
-                fields.stream_seq,
-                fields.producer,
-                fields.precondition,
-            )
-
+        command = partial(_append_command, path, fields, content_type)
         if not raw:
             return command(None)
         if _is_slow(content_type, raw):
@@ -197,6 +177,20 @@ class WriteHandler:
             self._store.submit(prepared).chainDeferred(write.outcome)
         if write.is_async:
             self._advance(path)
+
+
+def _append_command(
+    path: str, fields: AppendHeaders, content_type: str | None, body: Body | None
+) -> Append:
+    return Append(
+        path,
+        content_type,
+        body,
+        fields.closed,
+        fields.stream_seq,
+        fields.producer,
+        fields.precondition,
+    )
 
 
 def _is_slow(content_type: str | None, raw: bytes) -> bool:

@@ -27,7 +27,7 @@ from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from durable_streams_tw.clocks import Seconds
+from durable_streams_tw.clocks import Seconds, cancel
 from durable_streams_tw.http import limits, problems, refusals, request_target
 from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.chunked_body import ChunkedBody
@@ -117,7 +117,7 @@ class StreamRequest(Request):
             return
         site = self._site()
         if not self._size:
-            self.notifyFinish().addBoth(self._release, site)
+            self.notifyFinish().addBoth(lambda _: site.bodies.account(self, 0, arriving=False))
         self._size += len(data)
         if self._size > site.max_body:
             self._refuse_early(self._too_large())
@@ -191,9 +191,6 @@ class StreamRequest(Request):
             self.requestHeaders.removeHeader(b"expect")
             respond_early(self.channel, response, bodiless=self.method == b"HEAD")
 
-    def _release(self, _: object, site: StreamSite | _DefaultLimits) -> None:
-        site.bodies.account(self, 0, arriving=False)
-
     def _refuse(self, refusal: Refusal) -> None:
         refuse(self._site().policies.refusal(refusal, self.getHeader(b"origin")), self)
 
@@ -232,25 +229,22 @@ class StreamChannel(HTTPChannel):
         if nested:
             # Called from a response to a pipelined request: the outer call does the rest.
             return
-        in_head = self.in_head
-        if in_head:
+        if self.in_head:
             self._check_start()
-            in_head = self.in_head
-        if in_head and self._head_timer is None:
+        if not self.in_head:
+            self._cancel_head_timer()
+        elif self._head_timer is None:
             self._head_timer = self.site.reactor.callLater(
                 self.site.head_timeout, self._head_timed_out
             )
-        elif not in_head:
-            self._cancel_head_timer()
         self._restart_body_timer()
 
     def _restart_body_timer(self) -> None:
         """Restart the timeout of an incomplete body, or cancel it."""
         timer = self._body_timer
         if self._transferDecoder is None or self.line_mode:
-            if timer is not None:
-                timer.cancel()
-                self._body_timer = None
+            cancel(timer)
+            self._body_timer = None
         elif timer is None:
             self._body_timer = self.site.reactor.callLater(
                 self.site.body_timeout, self._body_timed_out
@@ -364,9 +358,8 @@ class StreamChannel(HTTPChannel):
         respond_early(self, self.site.policies.refusal(refusal, origin))
 
     def _cancel_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        cancel(self._head_timer)
+        self._head_timer = None
 
 
 class _ChunkDecoder:

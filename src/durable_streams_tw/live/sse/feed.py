@@ -84,21 +84,6 @@ class Feed:
     of a turn's budget. Subscribers at one position share an event batch.
     """
 
-    __slots__ = (
-        "_again",
-        "_batches",
-        "_batches_of",
-        "_reads",
-        "_round",
-        "_round_of",
-        "buffer",
-        "context",
-        "kind",
-        "ready",
-        "subscribers",
-        "tail",
-    )
-
     def __init__(self, context: FeedContext, state: StreamState) -> None:
         self.context = context
         self.kind = sse.framing(state.content_type)

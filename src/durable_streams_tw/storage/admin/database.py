@@ -19,6 +19,13 @@ from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect
 
+#: Tables of subscriptions, with their names in the database.
+RECORDS: Final = (
+    ("subscription", tables.SUBSCRIPTIONS),
+    ("link", tables.LINKS),
+    ("cursor", tables.CURSORS),
+)
+
 # Whole tables are read, for which the plans of single look-ups are wrong.
 _PLANS: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "enable_bitmapscan")
 
@@ -148,11 +155,7 @@ def _check_stream(
 
 def _check_subscriptions(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     numbers = {number for (number,) in connection.execute(_GARBAGE)}
-    for name, table in (
-        ("subscription", tables.SUBSCRIPTIONS),
-        ("link", tables.LINKS),
-        ("cursor", tables.CURSORS),
-    ):
+    for name, table in RECORDS:
         for key, packed in connection.execute(f"SELECT key, record FROM {name}".encode()):
             whole = table.prefix + key
             try:

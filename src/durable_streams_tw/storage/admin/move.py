@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 import lmdb
 import msgspec
@@ -26,7 +27,8 @@ from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.subscriptions.state import next_action
 from durable_streams_tw.storage import files
-from durable_streams_tw.storage.admin.copy import Progress, detach
+from durable_streams_tw.storage.admin.copy import FileWriter, Progress, detach
+from durable_streams_tw.storage.admin.database import RECORDS
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.verify import verify
 from durable_streams_tw.storage.data_dir import DataDirLock, owner
@@ -37,7 +39,7 @@ from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import Snapshot
 from durable_streams_tw.storage.engine.lmdb import open_environment
 from durable_streams_tw.storage.engine.wal.checkpoint import read_checkpoint_record
-from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable, store_unusable
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect
 from durable_streams_tw.storage.postgres.migrations import migrate
@@ -52,13 +54,6 @@ _GROUP: Final = 500
 _GROUP_BYTES: Final = 8 << 20
 #: Rows that one statement reads.
 _PAGE: Final = 64
-
-#: Tables of subscriptions, with their names in the database.
-_RECORDS: Final = (
-    ("subscription", tables.SUBSCRIPTIONS),
-    ("link", tables.LINKS),
-    ("cursor", tables.CURSORS),
-)
 
 Row = tuple[int, int, bytes]
 """Position, flags (`codec`) and bytes of a record of a stream."""
@@ -128,24 +123,20 @@ def divided(rows: Iterable[Row], size: int, is_json: bool) -> Iterator[Row]:
             yield position + piece.start, torn, data[piece.start : piece.stop]
 
 
-class _Side:
+class _Side(Protocol):
     """One side of a move: reads streams in the order of their ids."""
 
     def streams(self, after: int) -> Iterator[StreamRecord]:
         """Yield the records of the streams with greater ids."""
-        raise NotImplementedError
 
     def rows(self, record: StreamRecord) -> Iterator[Row]:
         """Yield the rows of a stream's own bytes."""
-        raise NotImplementedError
 
     def producers(self, record: StreamRecord) -> list[ProducerRow]:
         """Return the producers that a stream remembers."""
-        raise NotImplementedError
 
     def records(self, table: tables.Table[Any]) -> list[tuple[bytes, Any]]:
         """Return the records of a table of subscriptions."""
-        raise NotImplementedError
 
     def digest(self, record: StreamRecord) -> bytes:
         """Return a digest of a stream's state, bytes and producers."""
@@ -239,7 +230,7 @@ class _DatabaseSide(_Side):
         ]
 
     def records(self, table: tables.Table[Any]) -> list[tuple[bytes, Any]]:
-        (name,) = [name for name, each in _RECORDS if each is table]
+        (name,) = [name for name, each in RECORDS if each is table]
         rows = self._connection.execute(
             f"SELECT key, record FROM {name} ORDER BY key".encode(), binary=True
         )
@@ -259,8 +250,9 @@ def _groups(streams: Iterable[StreamRecord]) -> Iterator[list[StreamRecord]]:
         yield group
 
 
-def _compare(source: _Side, copy: _Side, moved: Moved, count: int, progress: Progress) -> None:
+def _compare(source: _Side, copy: _Side, count: int, progress: Progress) -> Moved:
     """Compare all streams of both sides, and count them. Raises `StoreUnusable`."""
+    moved = Moved()
     copied = copy.streams(0)
     for record in source.streams(0):
         other = next(copied, None)
@@ -274,10 +266,11 @@ def _compare(source: _Side, copy: _Side, moved: Moved, count: int, progress: Pro
         progress("comparing", moved.streams, count)
     if next(copied, None) is not None:
         raise StoreUnusable("the copy has streams that the source does not have")
-    for _, table in _RECORDS:
+    for _, table in RECORDS:
         if source.records(table) != copy.records(table):
             raise StoreUnusable("the copies of subscriptions differ: nothing was completed")
     moved.subscriptions = len(source.records(tables.SUBSCRIPTIONS))
+    return moved
 
 
 # -- from a directory to a database -------------------------------------------------------------
@@ -319,8 +312,7 @@ def move_to_database(
             progress("moving", done, count)
         with connection.transaction():
             _insert_records(connection, source)
-            moved = Moved()
-            _compare(source, copy, moved, count, progress)
+            moved = _compare(source, copy, count, progress)
             next_id = max(load_next_id(view), now << 20)
             connection.execute("SELECT setval('ids', greatest(nextval('ids'), %s))", (next_id,))
             # Bytes that are appended from now on belong to other incarnations than those that a
@@ -408,7 +400,7 @@ def _insert(
 
 
 def _insert_records(connection: psycopg.Connection[Any], source: _Side) -> None:
-    for name, table in _RECORDS:
+    for name, table in RECORDS:
         columns = "key bytea, record bytea"
         watched = table is tables.SUBSCRIPTIONS
         if watched:
@@ -455,15 +447,17 @@ def move_to_directory(
             if _read_secret(connection, MOVE_MARK) is not None:
                 raise StoreUnusable("the database has only a part of a store: complete that move")
             source = _DatabaseSide(connection)
-            moved = _write_draft(connection, source, draft, now, progress)
+            count = _write_draft(connection, source, draft, now, progress)
             with Inspection(draft, alone=True) as inspection:
                 with inspection.snapshot() as view:
-                    _compare(source, _DirectorySide(view), moved, moved.streams, progress)
+                    moved = _compare(source, _DirectorySide(view), count, progress)
                 verify(inspection, draft, progress)
             detach(draft, now)
             keyring = _read_secret(connection, _KEYRING)
         if keyring is not None:
-            _write_keyring(os.path.join(directory, keys), keyring)
+            files.remove_files(directory, (keys,))
+            with FileWriter(os.path.join(directory, keys)) as file:
+                file.write(keyring)
         files.persist(directory)
         os.replace(draft, os.path.join(directory, files.DATA_FILE))
         files.persist(directory)
@@ -476,12 +470,14 @@ def move_to_directory(
 
 def _write_draft(
     connection: psycopg.Connection[Any], source: _Side, draft: str, now: int, progress: Progress
-) -> Moved:
+) -> int:
+    """Write all streams to a draft of a data file. Return the number of streams."""
     row = connection.execute(
         "SELECT created_at::text || ' ' || (SELECT last_value FROM ids)::text, "
         "(SELECT count(*) FROM stream), (SELECT last_value FROM ids) FROM meta"
     ).fetchone()
     assert row is not None, "a migration has made the row"
+    count: int
     identity, count, last_id = row
     environment = open_environment(draft, draft, subdir=False, lock=False)
     try:
@@ -502,7 +498,7 @@ def _write_draft(
             done += len(group)
             progress("moving", done, count)
         with environment.begin(write=True) as batch:
-            for _, table in _RECORDS:
+            for _, table in RECORDS:
                 for key, value in source.records(table):
                     _put(batch, table.prefix + key, table.pack(value))
             _put(batch, codec.NEXT_ID_KEY, codec.pack_integer(last_id + 1))
@@ -510,7 +506,7 @@ def _write_draft(
             batch.delete(_MARK_KEY)
     finally:
         environment.close()
-    return Moved()
+    return count
 
 
 def _put(batch: Any, key: bytes, payload: bytes) -> None:
@@ -537,21 +533,9 @@ def _put_stream(batch: Any, source: _Side, record: StreamRecord) -> None:
 
 
 def _keyring(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreUnusable(f"could not read {path}: {error.strerror}") from None
-
-
-def _write_keyring(path: str, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with store_unusable(f"could not read {path}"), suppress(FileNotFoundError):
+        return Path(path).read_bytes()
+    return None
 
 
 @contextmanager
