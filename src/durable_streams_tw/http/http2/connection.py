@@ -308,13 +308,17 @@ class Http2Connection(Protocol):
             self._read()
 
     def _pause_reading(self) -> None:
-        full = self._blocked or self._will_read
-        if full is not self._paused and not self._over:
-            self._paused = full
-            if full:
-                self.transport.pauseProducing()
-            else:
-                self.transport.resumeProducing()
+        if not self._over:
+            self._set_paused(self._blocked or self._will_read)
+
+    def _set_paused(self, paused: bool) -> None:
+        if paused is self._paused:
+            return
+        self._paused = paused
+        if paused:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
 
     def _watch_head(self) -> None:
         """Start or stop the timeout of an incomplete field block, or of a frame other than DATA."""
@@ -425,8 +429,7 @@ class Http2Connection(Protocol):
             self._undecided.append(stream)
 
     def _open(self, number: int, head: RequestHead | None, ends: bool) -> Http2Stream:
-        stream = Http2Stream(self, number, head, self._stream_window)
-        stream.complete = ends
+        stream = Http2Stream(self, number, head, self._stream_window, complete=ends)
         self.streams[number] = stream
         return stream
 
@@ -442,6 +445,12 @@ class Http2Connection(Protocol):
             self._refuse(stream, refusals.BAD_TRAILER, malformed=True)
         else:
             self._end_body(stream)
+
+    def _check_opened(self, number: int, kind: str) -> None:
+        """Raise `ConnectionFault` for a frame of a stream that the client has not opened yet."""
+        if not number & 1 or number > self._last:
+            detail = f"a {kind} frame names a stream that was never opened"
+            raise ConnectionFault(Code.PROTOCOL_ERROR, detail)
 
     def _closed(self, number: int) -> None:
         """Raise `ConnectionFault` for a frame of a closed stream that the server did not reset."""
@@ -467,8 +476,7 @@ class Http2Connection(Protocol):
         if not data and not ends:
             self._count_idle_frame()
         if stream is None:
-            if not number & 1 or number > self._last:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "DATA is not for an open stream")
+            self._check_opened(number, "DATA")
             self._closed(number)
             return
         if stream.complete:
@@ -609,12 +617,10 @@ class Http2Connection(Protocol):
         waiting = self._waiting
         while waiting and not self._over:
             stream = waiting[0]
-            if stream.over:
-                waiting.popleft()
-            elif not self._may_execute(stream):
+            if not stream.over and not self._may_execute(stream):
                 return
-            else:
-                waiting.popleft()
+            waiting.popleft()
+            if not stream.over:
                 self._execute(stream)
 
     def _execute(self, stream: Http2Stream) -> None:
@@ -897,12 +903,8 @@ class Http2Connection(Protocol):
             return
         stream = self.streams.get(number)
         if stream is None:
-            if not number & 1 or number > self._last:
-                raise ConnectionFault(
-                    Code.PROTOCOL_ERROR,
-                    "a WINDOW_UPDATE frame names a stream that was never opened",
-                )
-            # The stream was closed before the frame arrived.
+            # A frame of a closed stream was under way.
+            self._check_opened(number, "WINDOW_UPDATE")
             return
         stream.window += increment
         if not increment or stream.window > frames.MAX_WINDOW:
@@ -914,10 +916,7 @@ class Http2Connection(Protocol):
     def _take_reset(self, frame: Frame) -> None:
         number = frame.stream
         frames.number(frame.payload)
-        if not number & 1 or number > self._last:
-            raise ConnectionFault(
-                Code.PROTOCOL_ERROR, "a RST_STREAM frame names a stream that was never opened"
-            )
+        self._check_opened(number, "RST_STREAM")
         self._count_reset()
         stream = self.streams.get(number)
         if stream is not None:
@@ -1046,13 +1045,7 @@ class Http2Connection(Protocol):
         self._write()
         # Stop reading from a client that violated the protocol: its frames could still cost work.
         # Read from others until they close TLS.
-        faulty = code is not Code.NO_ERROR
-        if faulty is not self._paused:
-            self._paused = faulty
-            if faulty:
-                self.transport.pauseProducing()
-            else:
-                self.transport.resumeProducing()
+        self._set_paused(code is not Code.NO_ERROR)
         self._check_after(limits.LINGER)
         self._writer.close(linger=False, hang_up=self._draining)
 

@@ -95,7 +95,7 @@ class FrameReader:
 
     _data: bytes = b""
     _at: int = 0
-    _preface: bool = True
+    in_preface: bool = True
 
     def feed(self, data: bytes) -> None:
         """Add received bytes."""
@@ -111,15 +111,10 @@ class FrameReader:
     @property
     def in_data(self) -> int:
         """Stream of an incomplete DATA frame, 0 if there is none."""
-        if self._preface or self.pending < FRAME_HEAD:
+        if self.in_preface or self.pending < FRAME_HEAD:
             return 0
         _, _, kind, _, stream = _HEAD.unpack_from(self._data, self._at)
         return stream & MAX_WINDOW if kind == DATA else 0
-
-    @property
-    def in_preface(self) -> bool:
-        """True while the client's preface is incomplete."""
-        return self._preface
 
     def next(self) -> Frame | None:
         """Return the next complete frame, None if more bytes are needed.
@@ -127,13 +122,13 @@ class FrameReader:
         Raises `ConnectionFault` for a wrong preface or a frame that is too large.
         """
         data, at = self._data, self._at
-        if self._preface:
+        if self.in_preface:
             given = data[at : at + len(PREFACE)]
             if not PREFACE.startswith(given):
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "this is not the preface of HTTP/2")
             if len(given) < len(PREFACE):
                 return None
-            self._preface = False
+            self.in_preface = False
             at = self._at = at + len(PREFACE)
         left = len(data) - at
         if left < FRAME_HEAD:
