@@ -127,7 +127,7 @@ class BadTests(SynchronousTestCase):
         self.assertRaises(UnknownKey, check, token("p256", {"kid": None}), "p256", "p256-second")
 
     def test_names_of_keys(self) -> None:
-        """A kid is only compared."""
+        """A kid that names no key is refused, and never used as a path or URL."""
         for kid in (
             "../../../../dev/null",
             "' OR 1=1 --",

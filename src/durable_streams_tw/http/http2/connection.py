@@ -947,7 +947,9 @@ class Http2Connection(Protocol):
         for stream in self.streams.values():
             stream.window += change
             if stream.window > frames.MAX_WINDOW:
-                raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "a window is opened too far")
+                raise ConnectionFault(
+                    Code.FLOW_CONTROL_ERROR, "a window exceeds the largest window"
+                )
             if stream.unsent or stream.ending:
                 self._sending[stream.id] = stream
 

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import lmdb
@@ -86,30 +87,24 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
         # Read the WAL before LMDB: entries that leave it in between are in LMDB by then.
         entries = source.wal_entries()
         copied = _copy_data_file(source, path, progress)
-
-        def unapplied(record: checkpoint.CheckpointRecord) -> list[Entry] | None:
-            return source.unapplied(record, entries)
-
-        return _digest_file(path) if _apply_wal(path, unapplied) else copied
+        changed = _apply_wal(path, partial(source.unapplied, entries=entries))
+        return _digest_file(path) if changed else copied
 
 
 def _copy_data_file(source: Inspection, path: str, progress: Progress) -> CopiedFile:
     # A compacting copy has the used pages and the two meta pages.
     size = source.usage().used
 
-    def write_to(writer: FileWriter) -> Callable[[bytes], None]:
-        def write(piece: bytes) -> None:
-            writer.write(piece)
-            progress("copying", writer.size, max(size, writer.size))
-
-        return write
+    def write(writer: FileWriter, piece: bytes) -> None:
+        writer.write(piece)
+        progress("copying", writer.size, max(size, writer.size))
 
     try:
         with FileWriter(path) as writer:
-            source.copy(write_to(writer), compact=True)
+            source.copy(partial(write, writer), compact=True)
     except LeakedPages:
         with FileWriter(path) as writer:
-            source.copy(write_to(writer), compact=False)
+            source.copy(partial(write, writer), compact=False)
     return writer.copied_file()
 
 

@@ -79,8 +79,8 @@ class WriteCache:
         self.fan_outs: OrderedDict[str, FanOut] | None = None
         # Bodies that are being written, by stream; None before they are loaded.
         self.staged: dict[str, StagedBody] | None = None
-        # Keys of a table's records that a number owned when they were looked for, the next one
-        # last, by the table's prefix and the number.
+        # Keys of records read ahead, in reverse order, by the table's prefix and the number that
+        # owns the records.
         self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(
             limits.OWNED_AHEAD_CACHE
         )

@@ -136,7 +136,7 @@ def required_locks(
         if wake_stream is not None:
             needs.paths.add(wake_stream)
         if isinstance(command, Subscribe) and command.config.wake_stream is not None:
-            # Its cursors are removed: events would wake subscriptions.
+            # The command removes all cursors of the wake stream: its events wake no subscription.
             path = command.config.wake_stream
             needs.add_cursors(index.linked(path), path, True)
     return needs

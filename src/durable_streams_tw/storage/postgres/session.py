@@ -181,7 +181,7 @@ class NodeSession:
         return committed
 
     def _history(self, connection: Connection) -> str | None:
-        """Return what identifies the server's past, None if the role may not read it."""
+        """Return the id and timeline of the server, None if the role may not read them."""
         try:
             row = connection.execute(_HISTORY).fetchone()
         except (
