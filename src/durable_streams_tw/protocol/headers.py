@@ -73,15 +73,19 @@ def is_true(value: bytes | None) -> bool:
     return value is not None and (value == TRUE or value.lower() == TRUE)
 
 
+def malformed(detail: str) -> Refused:
+    """Return the error of a malformed header."""
+    return Refused(Problem.MALFORMED_FIELD, detail)
+
+
 def parse_integer(name: str, value: bytes) -> int:
     """Return a non-negative integer up to 2^53-1, written without sign or leading zeros.
 
     Raises `Refused` (MALFORMED_FIELD) with the name of the header.
     """
     if _DECIMAL.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
-        raise Refused(
-            Problem.MALFORMED_FIELD,
-            f"{name} must be an integer from 0 to {MAX_SAFE_INTEGER} without sign or leading zeros",
+        raise malformed(
+            f"{name} must be an integer from 0 to {MAX_SAFE_INTEGER} without sign or leading zeros"
         )
     return number
 
@@ -92,9 +96,7 @@ def parse_count(name: str, value: bytes) -> int:
     Raises `Refused` (MALFORMED_FIELD) with the name of the header.
     """
     if _DIGITS.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
-        raise Refused(
-            Problem.MALFORMED_FIELD, f"{name} must be an integer from 0 to {MAX_SAFE_INTEGER}"
-        )
+        raise malformed(f"{name} must be an integer from 0 to {MAX_SAFE_INTEGER}")
     return number
 
 
@@ -102,7 +104,7 @@ def parse_ttl(value: bytes) -> int:
     """Return a Stream-TTL in seconds (§5.1). Raises `Refused` (MALFORMED_FIELD)."""
     seconds = parse_integer("Stream-TTL", value)
     if seconds > MAX_TTL:
-        raise Refused(Problem.MALFORMED_FIELD, f"Stream-TTL must be at most {MAX_TTL} seconds")
+        raise malformed(f"Stream-TTL must be at most {MAX_TTL} seconds")
     return seconds
 
 
@@ -114,10 +116,7 @@ def parse_timestamp(name: str, value: bytes) -> int:
     match = _RFC3339.fullmatch(value.decode("latin-1"))
     moment = None if match is None else _moment(*match.groups(default=""))
     if moment is None:
-        raise Refused(
-            Problem.MALFORMED_FIELD,
-            f"{name} must be an RFC 3339 timestamp such as 2030-01-31T12:00:00Z",
-        )
+        raise malformed(f"{name} must be an RFC 3339 timestamp such as 2030-01-31T12:00:00Z")
     return moment
 
 
@@ -143,12 +142,9 @@ def parse_token(name: str, value: bytes) -> str:
     control character.
     """
     if not value or len(value) > MAX_TOKEN:
-        raise Refused(
-            Problem.MALFORMED_FIELD,
-            f"{name} must have from 1 to {MAX_TOKEN} bytes, not {len(value)}",
-        )
+        raise malformed(f"{name} must have from 1 to {MAX_TOKEN} bytes, not {len(value)}")
     if _CONTROL.search(value):
-        raise Refused(Problem.MALFORMED_FIELD, f"{name} must not have control characters")
+        raise malformed(f"{name} must not have control characters")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:

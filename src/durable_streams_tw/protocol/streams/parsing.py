@@ -192,9 +192,7 @@ def _media_type(value: bytes | None) -> str | None:
         return None
     text = headers.parse_token("Content-Type", value)
     if not content_types.is_media_type(text):
-        raise Refused(
-            Problem.MALFORMED_FIELD, "Content-Type must be a media type such as text/plain"
-        )
+        raise headers.malformed("Content-Type must be a media type such as text/plain")
     return text
 
 
@@ -212,12 +210,10 @@ def parse_lifetime(header: HeaderMap, now: int) -> Lifetime:
         assert ttl is not None
         return Lifetime(ttl=headers.parse_ttl(ttl))
     if ttl is not None:
-        raise Refused(
-            Problem.MALFORMED_FIELD, "Stream-TTL and Stream-Expires-At are mutually exclusive"
-        )
+        raise headers.malformed("Stream-TTL and Stream-Expires-At are mutually exclusive")
     moment = headers.parse_timestamp("Stream-Expires-At", expires_at)
     if moment <= now:
-        raise Refused(Problem.MALFORMED_FIELD, "Stream-Expires-At is in the past")
+        raise headers.malformed("Stream-Expires-At is in the past")
     return Lifetime(expires_at=moment, expires_at_text=expires_at.decode("latin-1"))
 
 
@@ -229,9 +225,8 @@ def parse_producer(header: HeaderMap) -> ProducerClaim | None:
     if producer_id is None or epoch is None or seq is None:
         if producer_id is epoch is seq is None:
             return None
-        raise Refused(
-            Problem.MALFORMED_FIELD,
-            "Producer-Id, Producer-Epoch and Producer-Seq must be given together",
+        raise headers.malformed(
+            "Producer-Id, Producer-Epoch and Producer-Seq must be given together"
         )
     return ProducerClaim(
         headers.parse_token("Producer-Id", producer_id),

@@ -105,7 +105,5 @@ def _tags(name: str, value: bytes | None) -> tuple[bytes, ...] | None:
     if value.strip() == _ANY:
         return (_ANY,)
     if _TAGS.fullmatch(value) is None:
-        raise Refused(
-            Problem.MALFORMED_FIELD, f'{name} must be * or a list of entity tags such as "x"'
-        )
+        raise headers.malformed(f'{name} must be * or a list of entity tags such as "x"')
     return tuple(_EACH.findall(value))

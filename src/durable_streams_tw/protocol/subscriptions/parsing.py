@@ -83,10 +83,7 @@ def parse_subscription_id(raw: bytes) -> str:
     with _refusing_with(Problem.INVALID_REQUEST, "subscription id: "):
         name = parse_stream_path(raw)
     if len(name.encode("utf-8")) > limits.MAX_SUBSCRIPTION_ID:
-        raise Refused(
-            Problem.INVALID_REQUEST,
-            f"subscription id: must have at most {limits.MAX_SUBSCRIPTION_ID} bytes",
-        )
+        raise _invalid(f"subscription id: must have at most {limits.MAX_SUBSCRIPTION_ID} bytes")
     return name
 
 
@@ -101,20 +98,18 @@ def parse_subscribe(
         parse_glob(pattern)
     streams = _names(body.streams or ())
     if pattern is None and not streams:
-        raise Refused(Problem.INVALID_REQUEST, "pattern or streams is required")
+        raise _invalid("pattern or streams is required")
     url = wake_stream = None
     if kind is Kind.WEBHOOK:
         if body.webhook is None:
-            raise Refused(Problem.INVALID_REQUEST, "a webhook subscription requires webhook.url")
+            raise _invalid("a webhook subscription requires webhook.url")
         url = body.webhook.url
     else:
         if not body.wake_stream:
-            raise Refused(Problem.INVALID_REQUEST, "a pull-wake subscription requires wake_stream")
+            raise _invalid("a pull-wake subscription requires wake_stream")
         wake_stream = _name(body.wake_stream)
         if wake_stream in streams:
-            raise Refused(
-                Problem.INVALID_REQUEST, "a subscription must not contain its own wake stream"
-            )
+            raise _invalid("a subscription must not contain its own wake stream")
     ttl = limits.DEFAULT_LEASE_TTL_MS if body.lease_ttl_ms is None else body.lease_ttl_ms
     config = Config(kind, pattern, url, wake_stream, ttl, body.description)
     return commands.Subscribe(name, config, streams, config_digest(config, streams), precondition)
@@ -167,6 +162,10 @@ def _refusing_with(problem: Problem, prefix: str = "") -> Iterator[None]:
         raise Refused(problem, prefix + refused.refusal.detail) from None
 
 
+def _invalid(detail: str) -> Refused:
+    return Refused(Problem.INVALID_REQUEST, detail)
+
+
 def _decode(raw: bytes, kind: type[T]) -> T:
     if len(raw) > limits.MAX_CONTROL_BODY:
         raise Refused(BODY_TOO_LARGE.problem, BODY_TOO_LARGE.detail)
@@ -175,17 +174,16 @@ def _decode(raw: bytes, kind: type[T]) -> T:
         text: Any = raw.decode("utf-8")
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(Problem.INVALID_REQUEST, f"the body is invalid: {error}") from None
+        raise _invalid(f"the body is invalid: {error}") from None
     except RecursionError:
-        raise Refused(Problem.INVALID_REQUEST, "the body is nested too deeply") from None
+        raise _invalid("the body is nested too deeply") from None
 
 
 def _names(given: list[str] | tuple[()]) -> tuple[str, ...]:
     names = tuple(sorted({_name(path) for path in given}))
     if len(names) > limits.MAX_EXPLICIT_STREAMS:
-        raise Refused(
-            Problem.INVALID_REQUEST,
-            f"a subscription can have at most {limits.MAX_EXPLICIT_STREAMS} streams: use a pattern",
+        raise _invalid(
+            f"a subscription can have at most {limits.MAX_EXPLICIT_STREAMS} streams: use a pattern"
         )
     return names
 
@@ -195,9 +193,7 @@ def _name(path: str) -> str:
     with _refusing_with(Problem.INVALID_REQUEST):
         check_stream_path(name)
     if is_reserved(name):
-        raise Refused(
-            Problem.INVALID_REQUEST, "paths below __ds are reserved for control resources"
-        )
+        raise _invalid("paths below __ds are reserved for control resources")
     return name
 
 

@@ -49,7 +49,6 @@ from durable_streams_tw.storage.errors import CorruptRecord
 _log: Final = Logger()
 
 _WAKE_ID_BYTES: Final = 12
-_CHANCE_BYTES: Final = 4
 
 # Number of subscriptions up to which the fan-out of an event is always finished in one step.
 _ONE_STEP: Final = limits.FAN_OUT_STEP // limits.FAN_OUT_DROP
@@ -275,9 +274,7 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
                 return subscriptions_state.mark_offered(state)
     except CorruptRecord as corrupt:
         _log.error("A wake event cannot be written: {corrupt}", corrupt=corrupt)
-    chance = int.from_bytes(transaction.random_bytes(_CHANCE_BYTES), "big") / 2 ** (
-        8 * _CHANCE_BYTES
-    )
+    chance = int.from_bytes(transaction.random_bytes(4), "big") / 2**32
     return subscriptions_state.record_failure(state, now, chance)
 
 
