@@ -95,16 +95,10 @@ class Scheduler:
         self._running = False
         clocks.cancel(self._reading)
         clocks.cancel(self._renewing)
-        calls = []
-        for entry in self._entries.values():
-            clocks.cancel(entry.timer)
-            clocks.cancel(entry.grace_timer)
-            if entry.call is not None:
-                calls.append(entry.call)
-        self._entries.clear()
+        calls = [entry.call for entry in self._entries.values() if entry.call is not None]
         ended: Deferred[Any] = DeferredList(calls, consumeErrors=True)
-        for call in calls:
-            call.cancel()
+        for name in list(self._entries):
+            self._drop(name)
         ended.addCallback(lambda _: None)
         if self._duties is not None:
             release = self._duties.release
