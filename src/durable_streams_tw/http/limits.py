@@ -127,7 +127,7 @@ MAX_CATCH_UPS: Final = 4
 UNSENT_HIGH: Final = 64 * KIB
 
 #: Lowest rate at which a client must open the window of a response, in bytes per second averaged
-#: over `SEND_TIMEOUT`. About the speed of a 2,400 bit/s modem.
+#: over the time that it may leave a response unread. About the speed of a 2,400 bit/s modem.
 SEND_RATE: Final = 240
 
 #: Streams that a client may reset at once and per second (CVE-2023-44487). Streams that the server
@@ -136,8 +136,8 @@ RESET_BURST: Final = 400
 RESET_RATE: Final = 33.0
 
 #: Frames without payload that a client may send at once and per second: SETTINGS, PING, PRIORITY,
-#: empty DATA and unknown types. DATA frames that a small window has cut below `SMALL_PIECE` count
-#: too. More end the connection.
+#: empty DATA and unknown types. DATA frames that a small window has cut below 1 KiB count too. More
+#: end the connection.
 IDLE_FRAME_BURST: Final = 1_000
 IDLE_FRAME_RATE: Final = 33.0
 

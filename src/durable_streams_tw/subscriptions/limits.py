@@ -50,5 +50,6 @@ TOKEN_LIFETIME: Final = 3600
 #: longer than JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600
 
-#: Pause between two checks for keys that another node has added: less than `KEY_OVERLAP`.
+#: Pause between two checks for keys that another node has added. Shorter than the time that a key
+#: is published before its first signature.
 KEY_REFRESH: Final = 60.0
