@@ -137,6 +137,9 @@ RUN_BY = {
     },
     "examples/README.md": {
         "sh: dev": _SERVERS,
+        "sh: --database": _SERVERS,
+        "sh: sub create": f"{_DATABASE}.DatabaseTests.test_job_queue",
+        "sh: create jobs/1": f"{_DATABASE}.DatabaseTests.test_job_queue",
         "sh: job_log": f"{_HERE}.test_examples.ExampleTests.test_commands_of_the_readme",
         "sh: llm_tokens": f"{_HERE}.test_examples.ExampleTests.test_llm_tokens",
         "sh: table_sync": f"{_HERE}.test_examples.ExampleTests.test_commands_of_the_readme",

@@ -1,15 +1,15 @@
-"""Tests of the three programs of examples/."""
+"""Tests of the programs of examples/; tests.postgres.test_page has that of job_queue."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.examples.blocks import one
 from tests.examples.programs import EXAMPLES, RunningProgram, run_program
 from tests.service.black_box import PATIENCE, Foreground, ask
 
@@ -47,8 +47,8 @@ class ExampleTests(SynchronousTestCase):
 
     def test_commands_of_the_readme(self) -> None:
         """The commands for `job_log` and `table_sync` run in a shell as they are printed."""
-        page = (EXAMPLES / "README.md").read_text("utf-8")
-        _, job_log, _, table_sync = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        job_log = one("examples/README.md", "sh", "job_log")
+        table_sync = one("examples/README.md", "sh", "table_sync")
         with self.serve() as server:
             host = f"http://localhost:{server.port}/v1/stream/"
             for block, output in ((job_log, b"made\n"), (table_sync, b"lisbon 24.0\n")):

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.commands import commands
 from tests.examples.blocks import blocks, one
-from tests.examples.programs import process_environment
+from tests.examples.programs import EXAMPLES, process_environment
 from tests.postgres.cluster import USER, programs, shared_cluster
 from tests.postgres.nodes import Node
 
@@ -93,6 +93,27 @@ class DatabaseTests(SynchronousTestCase):
         )
         self.assertEqual(done.returncode, 0, f"{script}\n{done.stderr}")
         return done.stdout
+
+    def test_job_queue(self) -> None:
+        """Two workers of the example at two nodes do each job once."""
+        page = "examples/README.md"
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir()
+        cluster = shared_cluster()
+        url = cluster.url(cluster.create_database())
+        nodes = [Node(self.directory, name, url) for name in ("one", "two")]
+        for node in nodes:
+            self.addCleanup(node.stop)
+            node.start()
+        workers = one(page, "sh", "sub create").replace(
+            " &", ' > worker.log 2>&1 & PIDS="$PIDS $!"'
+        )
+        script = f"trap 'kill $PIDS' EXIT\n{workers}{one(page, 'sh', 'create jobs/1')}"
+        script = script.replace("examples/", f"{EXAMPLES}/")
+        for node, port in zip(nodes, ("4437", "4438"), strict=True):
+            script = script.replace(port, str(node.port))
+        output = self.shell(script, DURABLE_STREAMS_URL=f"{nodes[0].address}/v1/stream/")
+        self.assertTrue(output.endswith("2 to\n2 be\n1 or\n1 not\n"), output)
 
     def test_moved_and_restored(self) -> None:
         """A store that is moved to a directory, to another database, dumped and restored has its
