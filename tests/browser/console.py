@@ -13,6 +13,7 @@ from playwright.sync_api import Page, ViewportSize, expect
 
 from tests.browser.console_states import SIZES, fill, visit_states
 from tests.browser.pages import PATIENCE, BrowserTestCase, url
+from tests.postgres.cluster import shared_cluster
 from tests.service.black_box import Foreground, ask
 
 JSON = "application/json"
@@ -293,6 +294,17 @@ class ConsoleTests(ConsoleTestCase):
             expect(page.locator("#subscriptions-rows tr")).to_contain_text("refused")
             expect(page.locator("#health-text")).to_have_text("ready")
             page.close()
+            server.stop()
+
+    def test_nodes(self) -> None:
+        """The console of a server on PostgreSQL shows the number of nodes."""
+        cluster = shared_cluster()
+        database = ("--unsafe-database", "--database", cluster.url(cluster.create_database()))
+        with self.serve(*database) as server, self.serve(*database) as other:
+            page = self.console(server.port)
+            expect(page.locator("#about")).to_contain_text("PostgreSQL, 2 nodes")
+            page.close()
+            other.stop()
             server.stop()
 
     def test_other_root(self) -> None:
