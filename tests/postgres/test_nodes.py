@@ -166,6 +166,16 @@ class SharingTests(NodeCase):
             self.assertGreaterEqual(metrics[name], 0)
         self.until(lambda: self.metrics(self.two)["database_nodes"] == 2)
 
+    def test_nodes_that_rotate_the_webhook_key_add_one(self) -> None:
+        """Nodes that are started with the option one after another publish the same two keys."""
+        published = []
+        for name in ("three", "four"):
+            node = self.make_node(name, "--rotate-webhook-key")
+            node.start()
+            published.append(node.ask("GET", "__ds/jwks.json").body)
+        self.assertEqual(len(json.loads(published[0])["keys"]), 2)
+        self.assertEqual(published[0], published[1])
+
     def test_producer_is_exactly_once_over_nodes(self) -> None:
         self.create("s")
         for number in range(10):
