@@ -1,5 +1,6 @@
 -- What wrk sends. Arguments: a mode, then what the mode needs.
 --   get                                   GET of the URL
+--   get-from PREFIX FIRST COUNT           GET of each of COUNT paths PREFIX .. number in turn
 --   append SIZE                           POST of SIZE bytes to the URL's path
 --   append-to SIZE PREFIX FIRST COUNT     the same, to each of COUNT paths PREFIX .. number in turn
 --   create PREFIX                         PUT of PREFIX .. number, counting up from 0
@@ -23,8 +24,10 @@ function init(args)
   end
 
   -- Only a mode that needs it defines `request`: without it wrk sends one buffer again and again.
-  if mode == "append-to" then
-    local prefix, first, count = args[3], tonumber(args[4]), tonumber(args[5])
+  if mode == "append-to" or mode == "get-from" then
+    local at_prefix = mode == "append-to" and 3 or 2
+    local prefix, first = args[at_prefix], tonumber(args[at_prefix + 1])
+    local count = tonumber(args[at_prefix + 2])
     local requests, at = {}, 0
     for number = 0, count - 1 do
       requests[number] = wrk.format(nil, prefix .. string.format("%d", first + number))

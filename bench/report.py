@@ -24,6 +24,9 @@ afterwards, every subscriber got every append once. Compare ratios rather than a
 which depend on the machine.
 
 "Durable" is what each server means by it; for this one see [Durability](durability.md).
+
+This server runs as one process here. For several see the figures of
+[workers](how-to/workers.md#figures), with estimates for 4 and 8 cores.
 """
 
 HOW = """\

@@ -29,6 +29,7 @@ from bench.subscribers import Subscribers
 
 START_SECONDS = 30.0
 SUBSCRIBERS = 400
+MANY = 1000
 BURST = 100
 ESTIMATED = (4, 8)
 HEADER = (
@@ -150,6 +151,13 @@ def measure(fronts: int, seconds: float, port: int) -> dict[str, Figures]:
             client.create("one", BYTES)
             client.append("one", b"x" * 1024)
         found["GET of 1 KB, 64 connections"] = requests(workers, 64, seconds, "get")
+        with Client(workers.port) as client:
+            for number in range(MANY):
+                client.create(f"s{number}", BYTES)
+                client.append(f"s{number}", b"x" * 1024)
+        found[f"GET of 1 KB of {MANY:,} streams, 64 connections"] = requests(
+            workers, 64, seconds, "get-from", f"{ROOT}s", "0", str(MANY)
+        )
         found[f"SSE, deliveries to {SUBSCRIBERS}"] = deliveries(workers, seconds)
     return found
 
