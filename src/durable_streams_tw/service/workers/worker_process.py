@@ -160,7 +160,8 @@ class WorkerProcess:
         if data:
             self._messages.dataReceived(data)
         elif not self.problems:
-            self.problems = (f"{self.name} ended before it was ready; see the log",)
+            ended = self.name if self.pid else TEMPLATE
+            self.problems = (f"{ended} ended before it was ready; see the log",)
 
     def adopt(self) -> None:
         """Leave the pair to the reactor."""
