@@ -1,6 +1,7 @@
 """Build the package, install it into new environments, and check that twistd finds the plugin.
 
-It is installed from a wheel with the commands of docs/install.md, and editable. The wheel of a
+It is installed with the commands of the README, from a wheel with those of docs/install.md, and
+editable. The wheel of a
 release, which is built from the source distribution, is inspected.
 Both must install the plugin file without an ``__init__.py`` in ``twisted/``.
 """
@@ -74,10 +75,16 @@ def _plain(requirement: str) -> str:
 
 
 def install_faults(kind: str, scratch: Path) -> list[str]:
-    """Return faults of a new environment: as docs/install.md makes one of a wheel, or editable."""
+    """Return faults of a new environment: as the README makes one of a checkout, as
+    docs/install.md makes one of a wheel, or editable.
+    """
     home = scratch / kind
     script = f"python3 -m venv {home}\n{home}/bin/pip install --editable ."
-    if kind == "wheel":
+    if kind == "checkout":
+        # The last command starts the server.
+        script = one("README.md", "sh", "pip install").rpartition(" && ")[0]
+        script = script.replace(".venv", str(home))
+    elif kind == "wheel":
         script = one("docs/install.md", "sh", "pip wheel").replace(
             "/opt/durable-streams", str(home)
         )
@@ -114,7 +121,7 @@ def main() -> int:
         faults = wheel_faults(wheel)
         release.sbom(wheel, scratch / release.SBOM)
         faults += sbom_faults(scratch / release.SBOM)
-        for kind in ("wheel", "editable"):
+        for kind in ("checkout", "wheel", "editable"):
             found = install_faults(kind, scratch)
             print(f"{kind} install: {'wrong' if found else 'good'}", flush=True)
             faults += found
