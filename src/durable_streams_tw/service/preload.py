@@ -12,6 +12,7 @@ from typing import Final
 #: Modules that are otherwise imported on first use.
 LATER: Final = (
     "durable_streams_tw.subscriptions.webhook_transport",
+    "durable_streams_tw.outgoing.error_text",
     # The codec by which JSON escapes are checked.
     "encodings.utf_16_be",
 )

@@ -413,6 +413,9 @@ def worker_modules(configuration: Configuration) -> list[str]:
         "auth": ("service.auth_checkers", "auth.token_checkers"),
         "data-dir": ("storage.durable.store", "storage.remote.checkpoint_reader"),
         "database": ("storage.postgres.store",),
+        "console": ("http.operators.console",),
+        "tracing": ("telemetry.tracing",),
+        "workers": ("storage.remote.server",),
     }
     return [
         f"durable_streams_tw.{module}"
