@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import time
@@ -76,6 +77,15 @@ class WebhookKeysTests(SynchronousTestCase):
         self.file.chmod(0o640)
         self.serve()
         self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o640)
+
+    def test_owner_of_the_file_is_kept(self) -> None:
+        """The command of an administrator leaves the file to the user of the server."""
+        self.run_command()
+        owners: list[tuple[int, int]] = []
+        self.patch(os, "fchown", lambda _, user, group: owners.append((user, group)))
+        self.run_command()
+        status = self.file.stat()
+        self.assertEqual(owners, [(status.st_uid, status.st_gid)])
 
     def test_missing_file_is_an_error_that_names_the_command(self) -> None:
         streams = DurableStreams(

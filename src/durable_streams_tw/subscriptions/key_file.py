@@ -59,6 +59,10 @@ def _replace(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
+            # Written by root, the file would be unreadable for the server. Others may not do this.
+            with suppress(OSError):
+                status = path.stat()
+                os.fchown(descriptor, status.st_uid, status.st_gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
