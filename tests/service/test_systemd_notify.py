@@ -88,7 +88,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def test_no_manager(self) -> None:
         """A notification that fails is logged."""
-        supervision = SystemdNotifier(self.reactor, "@nobody-listens-here")
+        supervision = SystemdNotifier(self.reactor, "@not-bound")
         with capturedLogs() as events:
             supervision.startService()
             self.reactor.run()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import NoReturn
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.proxy_protocol import without_proxy
+from durable_streams_tw.service.startup import CannotStart
 
 
 class PortAnnouncer:
@@ -79,6 +82,14 @@ def storage_name(configuration: Configuration) -> str:
         return "PostgreSQL"
     directory: str | None = configuration["data-dir"]
     return directory or "memory (lost at exit: use --data-dir to keep streams)"
+
+
+def raise_not_open(failure: Failure) -> NoReturn:
+    """Raise `CannotStart` if the failure is that of a port, otherwise the failure's exception."""
+    error = failure.value
+    if isinstance(error, CannotListenError | OSError):
+        raise CannotStart(why_not_open(error))
+    failure.raiseException()
 
 
 def why_not_open(error: Exception) -> str:

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,8 +20,8 @@ from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.service.file_exhaustion import FileExhaustion
 from durable_streams_tw.service.limits import UNSENT_IN_KERNEL
-from durable_streams_tw.service.port_announcer import PortAnnouncer, why_not_open
-from durable_streams_tw.service.startup import CannotStart
+from durable_streams_tw.service.port_announcer import PortAnnouncer, raise_not_open
+from durable_streams_tw.service.startup import when_running
 
 # Not available on every system.
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
@@ -63,17 +62,11 @@ class Ports(Service):
             opened.addCallback(self._watched)
             self._opened.append(opened.addErrback(self._refused))
         failures, self._failures = self._failures, None
-        for failure in failures:
-            error = failure.value
-            if isinstance(error, CannotListenError | OSError):
-                raise CannotStart(why_not_open(error))
-            failure.raiseException()
+        if failures:
+            raise_not_open(failures[0])
 
     def startService(self) -> None:
-        """Open the ports unless they are open; log the URLs of the streams when the reactor runs.
-
-        Before that a signal would end the process without `stopService`.
-        """
+        """Open the ports unless they are open. Log the URLs when the reactor runs."""
         Service.startService(self)
         if not self._opened:
             self.privilegedStartService()
@@ -111,12 +104,8 @@ class Ports(Service):
         if port is not None and self._announcer is not None:
             address = port.getHost()
             self._streams.set_endpoint(*self._announcer.locate(endpoint, address))
-            self._reactor.callWhenRunning(self._log_url, endpoint, address)
+            when_running(self, self._reactor, self._announcer.announce, endpoint, address)
         return port
-
-    def _log_url(self, endpoint: IStreamServerEndpoint, address: IAddress) -> None:
-        if self.running and self._announcer is not None:
-            self._announcer.announce(endpoint, address)
 
 
 def _bound_kernel_buffers(port: Any) -> None:

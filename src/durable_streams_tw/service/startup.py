@@ -31,6 +31,17 @@ class CannotStart(Exception):
     """The service cannot start because of its environment; the message says why."""
 
 
+def when_running(
+    service: Service, reactor: Any, call: Callable[..., object], *arguments: object
+) -> None:
+    """Make a call when the reactor runs, unless the service has stopped before.
+
+    For reports of the start: a signal that one causes would end the process without `stopService`
+    before the reactor runs.
+    """
+    reactor.callWhenRunning(lambda: service.running and call(*arguments))
+
+
 class ServiceGroup(MultiService):
     """Services that start in order, and stop one by one in reverse order.
 

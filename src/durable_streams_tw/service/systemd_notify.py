@@ -16,6 +16,8 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from durable_streams_tw.service.startup import when_running
+
 
 class SystemdNotifier(Service):
     """Service that notifies systemd of readiness, reload and stop.
@@ -43,7 +45,7 @@ class SystemdNotifier(Service):
     def startService(self) -> None:
         """Notify systemd that the server is ready, once the reactor runs and handles signals."""
         Service.startService(self)
-        self._reactor.callWhenRunning(self.ready)
+        when_running(self, self._reactor, self.ready)
 
     def stopService(self) -> Deferred[None]:
         """Notify systemd that the server is stopping."""

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -27,10 +26,15 @@ from durable_streams_tw.clocks import cancel
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
-from durable_streams_tw.service.port_announcer import PortAnnouncer, storage_name, why_not_open
+from durable_streams_tw.service.port_announcer import PortAnnouncer, raise_not_open, storage_name
 from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.settings_table import SETTINGS
-from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
+from durable_streams_tw.service.startup import (
+    CannotStart,
+    ServiceGroup,
+    StderrReporter,
+    when_running,
+)
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from durable_streams_tw.service.workers import messages
 from durable_streams_tw.service.workers.hang_detector import HangDetector
@@ -132,12 +136,9 @@ class Supervisor(Service):
         for endpoint in self._endpoints:
             listening: Deferred[Any] = maybeDeferred(endpoint.listen, Factory())
             listening.addCallbacks(ports.append, failures.append)
-        for failure in failures:
+        if failures:
             self._binder.close()
-            error = failure.value
-            if isinstance(error, CannotListenError | OSError):
-                raise CannotStart(why_not_open(error))
-            failure.raiseException()
+            raise_not_open(failures[0])
         self._addresses = [port.getHost() for port in ports]
 
     def startService(self) -> None:
@@ -172,15 +173,13 @@ class Supervisor(Service):
                 for name, pid in {**serving, TEMPLATE: self._template.pid}.items()
             ),
         )
-        # Before the reactor runs, a signal would end the process without `stopService`.
-        self._reactor.callWhenRunning(self._announce, located)
+        when_running(self, self._reactor, self._announce, located)
 
     def _announce(self, located: Sequence[tuple[Any, Any]]) -> None:
-        if self.running:
-            for one in located:
-                self._announcer.announce(*one)
-            self._hangs.start()
-            self._prepare_spare()
+        for one in located:
+            self._announcer.announce(*one)
+        self._hangs.start()
+        self._prepare_spare()
 
     def _names(self) -> list[str]:
         numbers = range(1, self._fronts + 1)
@@ -389,7 +388,7 @@ class Supervisor(Service):
             worker.send(messages.Stop())
             ended.append(worker.ended)
             kill = self._reactor.callLater(patience, self._kill, worker)
-            worker.ended.addCallback(lambda _, kill: kill.active() and kill.cancel(), kill)
+            worker.ended.addCallback(lambda _, kill: cancel(kill), kill)
         return DeferredList(ended)
 
     def _kill(self, worker: WorkerProcess) -> None:
