@@ -24,7 +24,7 @@ from twisted.web.iweb import IAgent
 
 from durable_streams_tw.client.errors import BadResponse, ClientError, Unreachable, Untrusted
 from durable_streams_tw.client.event_loops import settled
-from durable_streams_tw.clocks import monotonic_timers, wall_clock
+from durable_streams_tw.clocks import cancel, monotonic_timers, wall_clock
 from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.outgoing.cancel import cancellable
 from durable_streams_tw.outgoing.error_text import sentence
@@ -81,8 +81,7 @@ class Inflow(Protocol):
                 await settled(self._waiting)
             finally:
                 self._waiting = None
-                if self._timer.active():
-                    self._timer.cancel()
+                cancel(self._timer)
         if self._pieces:
             data = b"".join(self._pieces)
             self._pieces, self._size = [], 0
@@ -241,8 +240,7 @@ class Wire:
         except Exception as failure:
             raise _lost(failure) from failure
         finally:
-            if timer.active():
-                timer.cancel()
+            cancel(timer)
         self.has_responded = True
         inflow = Inflow(self.timers, self._timeout if quiet is None else quiet)
         response.deliverBody(inflow)

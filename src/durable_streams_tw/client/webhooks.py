@@ -19,6 +19,7 @@ from durable_streams_tw.client.client import StreamClient
 from durable_streams_tw.client.errors import BadResponse, ClientError, Fenced
 from durable_streams_tw.client.event_loops import CANCELLED, settled, starter
 from durable_streams_tw.client.wakes import LEASE, Wake
+from durable_streams_tw.clocks import cancel
 
 _log = Logger()
 
@@ -140,8 +141,7 @@ class WebhookReceiver:
         try:
             return await settled(outcome)
         finally:
-            if timer.active():
-                timer.cancel()
+            cancel(timer)
 
     async def _key(self, kid: str) -> Ed25519PublicKey:
         """Return a key, fetching the key set if the key is not known.

@@ -22,7 +22,6 @@ from twisted.logger import Logger
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import KIB
-from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import Subscription
 from durable_streams_tw.storage.access_times import AccessTimes
@@ -110,7 +109,6 @@ _REPEATABLE: Final = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.UniqueViolation,
 )
-_OF_STREAMS: Final = (Append, Create, Delete)
 _BUGS: Final = (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
 
 
@@ -262,7 +260,7 @@ class Committer:
                 outcome = FULL
             if outcome is None:
                 writes = transaction.writes
-                transaction.reads_unlocked = not isinstance(command, _OF_STREAMS)
+                transaction.reads_unlocked = not isinstance(command, locks.OF_STREAMS)
                 try:
                     outcome = _carry_out(transaction, command, now)
                 except (locks.MissingLock, psycopg.Error):

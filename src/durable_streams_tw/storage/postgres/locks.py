@@ -44,7 +44,8 @@ KEYRING: Final = 3
 """Second key of the advisory lock under which signing keys are made and changed."""
 
 
-_OF_STREAMS: Final = (Append, Create, Delete)
+#: Commands that name one stream.
+OF_STREAMS: Final = (Append, Create, Delete)
 _OF_REGISTRY: Final = (Subscribe, Unsubscribe, LinkStreams, UnlinkStream)
 
 
@@ -109,7 +110,7 @@ def required_locks(
     """
     needs = LockSet()
     for command in commands:
-        if isinstance(command, _OF_STREAMS):
+        if isinstance(command, OF_STREAMS):
             path = command.path
             needs.paths.add(path)
             if isinstance(command, Append):
