@@ -13,7 +13,7 @@ from durable_streams_tw import __version__
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.completion import VARIABLE
 from durable_streams_tw.cli.registry import COMMANDS, PROGRAM
-from tests.service.black_box import PATIENCE, environment
+from tests.service.black_box import PATIENCE, environment, run_python
 
 
 def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -63,13 +63,7 @@ class GroupTests(SynchronousTestCase):
             "print(sorted(parts & {'twisted', 'rich', 'treq', 'lmdb'}))\n"
             "print([name for name in sys.modules if name.startswith('durable_streams_tw.cli.')])"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", call],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
+        done = run_python(call)
         *listed, foreign, own = done.stdout.splitlines()
         self.assertEqual(foreign, "[]")
         self.assertEqual(

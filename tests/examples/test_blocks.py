@@ -146,7 +146,7 @@ RUN_BY = {
     },
 }
 
-_REGISTRY = "needs the package registries; `tests.packaging.run` installs a wheel"
+_REGISTRY = "needs the package registries; `tests.packaging.run` has the commands of the README"
 #: Blocks that tests cannot run, with the reason. `ParsedTests` checks them.
 NOT_RUN = {
     "README.md": {"sh: ./check": "it runs this test"},

@@ -54,6 +54,17 @@ def run(directory: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
     )
 
 
+def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program with the project on its path."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
 def ports_in(log: str) -> list[int]:
     """Return the ports that a log names."""
     return [int(port) for port in _URL.findall(log)]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.black_box import PATIENCE, environment
+from tests.service.black_box import run_python
 
 _PROGRAM = """
 import sys
@@ -20,14 +17,8 @@ print(*sys.modules)
 class SupervisorImportTests(SynchronousTestCase):
     def test_no_server(self) -> None:
         """The supervisor imports no HTTP server and no store, so that its restart takes less."""
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
+        done = run_python(_PROGRAM)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
         loaded = set(done.stdout.split())
         self.assertIn("durable_streams_tw.service.workers.supervisor", loaded)
         unneeded = {"klein", "treq", "h2", "lmdb", "durable_streams_tw.embedded.api"}

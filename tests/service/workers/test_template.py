@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.black_box import PATIENCE, environment
+from tests.service.black_box import run_python
 
 _PROGRAM = """
 import sys
@@ -36,12 +33,5 @@ print(*(name for name in set(sys.modules) - known if name.startswith("durable_st
 class TemplateTests(SynchronousTestCase):
     def test_modules(self) -> None:
         """A worker imports no module of the server, whose files may be of a later version."""
-        done = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, self.mktemp()],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        done = run_python(_PROGRAM, self.mktemp())
         self.assertEqual((done.stdout.split(), done.stderr), ([], ""))
