@@ -93,9 +93,10 @@ class NestedPollCase(SynchronousTestCase):
             client = socket.create_connection(listening.getsockname())
             accepted, address = listening.accept()
         if number is not None:
-            # The descriptor is free again, whatever was opened in between.
-            given, client = client, client.dup()
-            given.close()
+            # The descriptor is free, unless one of the new sockets has it.
+            if client.fileno() == number:
+                given, client = client, client.dup()
+                given.close()
             os.dup2(accepted.detach(), number)
             accepted = socket.socket(fileno=number)
         self.addCleanup(client.close)
