@@ -8,9 +8,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.limits import KEY_REFRESH
@@ -75,6 +77,27 @@ class RefreshTests(SynchronousTestCase):
         self.secret.error = None
         self.clock.advance(KEY_REFRESH)
         self.assertEqual(self.published(), 2)
+
+    def test_lasting_failure_is_logged_once(self) -> None:
+        """A file that is missing for minutes is one line, and another when it is back."""
+        self.keyring.open(rotate=True)
+        self.secret.error = StoreUnusable("could not read keys.json: No such file or directory")
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.clock.advance(KEY_REFRESH)
+            (missing,) = map(formatEvent, events)
+            self.assertEqual(self.published(), 2)
+            self.secret.error = StoreUnusable("could not read keys.json: Permission denied")
+            self.clock.advance(KEY_REFRESH)
+            self.secret.error = None
+            for _ in range(3):
+                self.clock.advance(KEY_REFRESH)
+        self.assertIn("keys.json: No such file", missing)
+        self.assertEqual(
+            [formatEvent(event).rpartition(":")[2] for event in events[1:]],
+            [" Permission denied", "Webhook keys are read again from the secret"],
+        )
+        self.assertFalse([event for event in events if "log_failure" in event])
 
     def test_stopped_server_refreshes_nothing(self) -> None:
         self.successResultOf(self.subscriptions.stop())

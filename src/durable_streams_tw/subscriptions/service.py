@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscriptions.commands import Subscribe
 from durable_streams_tw.protocol.subscriptions.state import Kind
 from durable_streams_tw.storage.api import IStreamStore, Outcome
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.keyring import Keyring, OwnerKeyring
 from durable_streams_tw.subscriptions.limits import KEY_REFRESH
@@ -60,6 +62,8 @@ class Subscriptions:
         self.keyring = keyring
         self._refreshing = LoopingCall(self._refresh)
         self._refreshing.clock = timers
+        # Why the last refresh failed, empty if it did not.
+        self._unusable_keys = ""
         self.tokens = WakeTokens(lambda: self.keyring.secret, wall)
         self._caller = caller or WebhookClient(reactor, allow_local)
         #: Number of webhook calls by result.
@@ -95,13 +99,27 @@ class Subscriptions:
         keyring = self.keyring
         assert isinstance(keyring, Keyring) and keyring.shared is not None, "keys are shared"
         read: Deferred[Any] = keyring.shared.read()
-        return read.addCallback(self._adopt, keyring).addErrback(
-            lambda failure: _log.failure("Could not refresh the keyring", failure)
-        )
+        read.addCallback(self._adopt, keyring, keyring.shared.place)
+        return read.addErrback(self._not_refreshed)
 
-    def _adopt(self, content: bytes | Refusal | None, keyring: Keyring) -> None:
+    def _adopt(self, content: bytes | Refusal | None, keyring: Keyring, place: str) -> None:
         if isinstance(content, bytes):
             keyring.adopt(content)
+            if self._unusable_keys:
+                self._unusable_keys = ""
+                _log.info("Webhook keys are read again from {place}", place=place)
+
+    def _not_refreshed(self, failure: Failure) -> None:
+        """Log a failure: a reason that lasts only once."""
+        if failure.check(StoreUnusable) is None:
+            _log.failure("Could not refresh the webhook keys", failure)
+            return
+        before, self._unusable_keys = self._unusable_keys, failure.getErrorMessage()
+        if self._unusable_keys != before:
+            _log.error(
+                "Could not refresh the webhook keys, so the previous keys stay in use: {reason}",
+                reason=self._unusable_keys,
+            )
 
     def set_errors(self, errors: Mapping[str, str]) -> None:
         """Set the last errors of webhook calls, which another process delivers."""
