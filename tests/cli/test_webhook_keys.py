@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -39,7 +40,7 @@ class WebhookKeysTests(SynchronousTestCase):
 
     def serve(self) -> Keyring:
         """Return the keyring of a server that starts."""
-        keyring = Keyring(None, lambda: self.now, KeyFile(self.file, writable=False))
+        keyring = Keyring(None, lambda: self.now, KeyFile(self.file, shared=True, writable=False))
         keyring.open()
         return keyring
 
@@ -73,9 +74,13 @@ class WebhookKeysTests(SynchronousTestCase):
         self.assertEqual(self.file.read_bytes(), before)
 
     def test_mode_that_lets_a_group_share_the_file_is_kept(self) -> None:
+        """Neither a server nor the next key takes the access of a group away."""
         self.run_command()
         self.file.chmod(0o640)
         self.serve()
+        before = self.file.read_bytes()
+        self.assertEqual(self.run_command().exit_code, 0)
+        self.assertNotEqual(self.file.read_bytes(), before)
         self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o640)
 
     def test_owner_of_the_file_is_kept(self) -> None:
@@ -86,6 +91,27 @@ class WebhookKeysTests(SynchronousTestCase):
         self.run_command()
         status = self.file.stat()
         self.assertEqual(owners, [(status.st_uid, status.st_gid)])
+
+    def test_owner_that_cannot_be_kept_is_an_error(self) -> None:
+        """A user who may not give the file to its owner changes nothing."""
+
+        def refuse(descriptor: int, user: int, group: int) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        self.run_command()
+        before = self.file.read_bytes()
+        self.patch(os, "fchown", refuse)
+        result = self.run_command()
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("run this as its owner: Operation not permitted", result.output)
+        self.assertEqual(self.file.read_bytes(), before)
+
+    def test_advice_for_a_file_that_everyone_can_read_names_both_modes(self) -> None:
+        self.run_command()
+        self.file.chmod(0o644)
+        for error in (self.run_command().output, str(self.assertRaises(StoreUnusable, self.serve))):
+            self.assertIn(f"run chmod 600 {self.file}, or chmod 640 {self.file}", error)
+            self.assertNotIn("remove", error)
 
     def test_missing_file_is_an_error_that_names_the_command(self) -> None:
         streams = DurableStreams(
@@ -115,8 +141,9 @@ class ReadTests(TestCase):
     @inlineCallbacks
     def test_file_is_read_in_a_thread(self) -> Generator[Deferred[Any], Any, None]:
         file = Path(self.mktemp())
-        keys = KeyFile(file, writable=False, reactor=reactor)
-        yield self.assertFailure(keys.read(), FileNotFoundError)
+        keys = KeyFile(file, shared=True, writable=False, reactor=reactor)
+        error = yield self.assertFailure(keys.read(), StoreUnusable)
+        self.assertEqual(str(error), f"could not read {file}: No such file or directory")
         file.write_bytes(b"keys")
         found = yield keys.read()
         self.assertEqual(found, b"keys")

@@ -17,12 +17,13 @@ def webhook_keys(file: Path) -> None:
     """Create a file of webhook keys, or add the next key to it.
 
     Servers with --webhook-keys read the file at their start and once a minute. The next key signs
-    ten minutes after it was added: copy the file to all servers until then.
+    ten minutes after it was added: copy the file to all servers until then. A new file has mode
+    0600; later keys change neither mode nor owner.
     """
     from durable_streams_tw.subscriptions.key_file import KeyFile
     from durable_streams_tw.subscriptions.keyring import Keyring
 
-    keyring = Keyring(None, time.time, KeyFile(file))
+    keyring = Keyring(None, time.time, KeyFile(file, shared=True))
     try:
         keyring.open(rotate=True)
     except StoreUnusable as error:

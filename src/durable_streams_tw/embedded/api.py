@@ -176,7 +176,8 @@ class DurableStreams(Service):
         )
         shared_keys = store.keyring
         if settings.webhook_keys is not None:
-            shared_keys = KeyFile(Path(settings.webhook_keys), writable=False, reactor=reactor)
+            path = Path(settings.webhook_keys)
+            shared_keys = KeyFile(path, shared=True, writable=False, reactor=reactor)
         # Connections of the HTTP server made last.
         self._connections: Sized = ()
         # Live reads of consoles.

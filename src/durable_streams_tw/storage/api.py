@@ -262,7 +262,7 @@ class KeyringStorage(Protocol):
         """
 
     def read(self) -> Deferred[bytes | Refusal | None]:
-        """Return the stored bytes."""
+        """Return the stored bytes. Fails with `StoreUnusable` if they cannot be read."""
 
 
 class IStreamStore(Interface):

@@ -20,21 +20,25 @@ _log: Final = Logger()
 
 
 class KeyFile:
-    """Keyring in a private file, as `api.KeyringStorage` describes it.
+    """Keyring in a file, as `api.KeyringStorage` describes it.
 
-    A file that is not ``writable`` must exist, and is never changed. ``reactor`` is needed for
-    `read` only.
+    A ``shared`` file keeps its mode, owner and group: its group may be that of several servers.
+    Others become private. A file that is not ``writable`` must exist, and is never changed.
+    ``reactor`` is needed for `read` only.
     """
 
-    def __init__(self, path: Path, *, writable: bool = True, reactor: Any = None) -> None:
+    def __init__(
+        self, path: Path, *, shared: bool = False, writable: bool = True, reactor: Any = None
+    ) -> None:
         self.place = str(path)
         self._path = path
+        self._shared = shared
         self._writable = writable
         self._reactor = reactor
 
     def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
         """Store what ``change`` returns for the stored bytes, unless it returns None."""
-        content = _read(self._path, self._writable)
+        content = self._checked()
         if content is None and not self._writable:
             raise StoreUnusable(
                 f"{self.place} does not exist: create it with "
@@ -42,15 +46,33 @@ class KeyFile:
             )
         changed = change(content)
         if changed is not None and self._writable:
-            _replace(self._path, changed)
+            _replace(self._path, changed, self._shared)
 
     def read(self) -> Deferred[bytes | Refusal | None]:
-        """Return the stored bytes, from a thread."""
-        return in_daemon_thread(self._reactor, self._path.read_bytes)
+        """Return the stored bytes, from a thread. Fails with `StoreUnusable`."""
+        return in_daemon_thread(self._reactor, self._read)
+
+    def _checked(self) -> bytes | None:
+        with (
+            store_unusable(f"could not read {self._path}"),
+            suppress(FileNotFoundError),
+            open(self._path, "rb") as file,
+        ):
+            _restrict(self._path, file.fileno(), self._shared)
+            return file.read()
+        return None
+
+    def _read(self) -> bytes:
+        with store_unusable(f"could not read {self._path}"):
+            return self._path.read_bytes()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file atomically, readable only by its owner. Raises `StoreUnusable`."""
+def _replace(path: Path, content: bytes, shared: bool) -> None:
+    """Replace a file atomically. Raises `StoreUnusable`.
+
+    A new file is readable only by its owner. A ``shared`` file keeps its mode, owner and group,
+    any other its owner and group if this process is allowed to set them.
+    """
     # At module level, this import would make LMDB a requirement of in-memory stores.
     from durable_streams_tw.storage.files import persist
 
@@ -59,10 +81,15 @@ def _replace(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
-            # Written by root, the file would be unreadable for the server. Others may not do this.
-            with suppress(OSError):
+            # Written by root, the file would be unreadable for the server.
+            with (
+                store_unusable(f"could not keep owner and group of {path}, run this as its owner"),
+                suppress(FileNotFoundError if shared else OSError),
+            ):
                 status = path.stat()
                 os.fchown(descriptor, status.st_uid, status.st_gid)
+                if shared:
+                    os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -70,22 +97,22 @@ def _replace(path: Path, content: bytes) -> None:
         persist(str(path.parent))
 
 
-def _restrict(path: Path, descriptor: int, writable: bool) -> None:
-    """Remove the group's access to the key file, if this process is allowed to.
+def _restrict(path: Path, descriptor: int, shared: bool) -> None:
+    """Remove the group's access to a key file that is not ``shared``, if this process may do so.
 
     Group access causes only a warning, because Kubernetes gives the ``fsGroup`` access to all
     files of a volume at each mount, and OpenShift runs each pod as another user of that group.
-    A file that is not ``writable`` keeps its mode: servers of other users may share it.
     Raises `StoreUnusable` if every user of the system has access.
     """
     status = os.fstat(descriptor)
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o007:
+        group = f", or chmod 640 {path} if servers of its group share it" if shared else ""
         raise StoreUnusable(
             f"{path} holds secrets, and every user can read or change it (mode {mode:04o}): "
-            f"run chmod 600 {path}, or remove the file to get new keys"
+            f"run chmod 600 {path}{group}"
         )
-    if mode & 0o070 and writable:
+    if mode & 0o070 and not shared:
         try:
             os.fchmod(descriptor, mode & 0o700)
         except OSError as error:
@@ -109,14 +136,3 @@ def _restrict(path: Path, descriptor: int, writable: bool) -> None:
             path=str(path),
             owner=status.st_uid,
         )
-
-
-def _read(path: Path, writable: bool) -> bytes | None:
-    with (
-        store_unusable(f"could not read {path}"),
-        suppress(FileNotFoundError),
-        open(path, "rb") as file,
-    ):
-        _restrict(path, file.fileno(), writable)
-        return file.read()
-    return None
