@@ -12,13 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.limits import MIB
-from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.bodies import EMPTY
+from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.offsets import Offset, format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended
-from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage.api import Change
-from durable_streams_tw.storage.limits import MAX_PRODUCERS
+from durable_streams_tw.storage.commands.streams import expire
+from durable_streams_tw.storage.limits import MAX_PRODUCERS, SWEEP_RETRY
+from durable_streams_tw.storage.postgres import committer
 from durable_streams_tw.storage.postgres.connection import connect
+from durable_streams_tw.storage.postgres.reader import decode_stream
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from durable_streams_tw.storage.postgres.transaction import DatabaseTransaction
 from tests.postgres.cluster import shared_cluster
@@ -344,6 +348,30 @@ class ErrorTests(FaultCase):
         self.assertRefused(Problem.INTERNAL, outcomes[1])
         self.assertEqual(self.content(), b"xz")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_expiry_that_fails(self) -> None:
+        """A stream whose end fails is ended later; a change in the same batch is kept."""
+        lifetime = Lifetime(ttl=1)
+        self.created(put(lifetime=lifetime))
+        self.created(Create("fork", None, lifetime, False, EMPTY, ForkRequest("a", None, 0)))
+        source = self.state_of()
+
+        def fail(transaction: DatabaseTransaction, stream_id: int, now: int) -> int | None:
+            if stream_id == source.id:
+                raise ZeroDivisionError
+            return expire(transaction, stream_id, now)
+
+        with_bug = self.patch(committer, "expire", fail)
+        self.now += 1000
+        self.node.sweep()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        [(record, due)] = self.query("SELECT record, due FROM stream")
+        self.assertEqual(decode_stream(record).state.forks, 0)
+        self.assertGreater(due, self.now)
+        with_bug.restore()
+        self.now += round(SWEEP_RETRY * 1000)
+        self.node.sweep()
+        self.assertEqual(self.query("SELECT FROM stream"), [])
 
     def test_damaged_record(self) -> None:
         """A damaged stream is refused; others in its batch are not concerned."""

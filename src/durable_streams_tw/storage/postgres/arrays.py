@@ -59,6 +59,16 @@ class ByteaArray(list[bytes], Array):
         return _bytes_array(17, self)
 
 
+class TidArray(list[bytes], Array):
+    """Array of tid: places of rows in their table, as results have them in binary format."""
+
+    oid = 1010
+
+    def dump(self) -> bytes:
+        """Return the array in binary format."""
+        return _bytes_array(27, self)
+
+
 class TextArray(list[str], Array):
     """Array of text."""
 
@@ -89,7 +99,7 @@ def _dumper(array: type[Array]) -> type[Dumper]:
     return _ArrayDumper
 
 
-_DUMPERS: Final = {array: _dumper(array) for array in (Int8Array, ByteaArray, TextArray)}
+_DUMPERS: Final = {array: _dumper(array) for array in (Int8Array, ByteaArray, TidArray, TextArray)}
 
 
 def register(connection: psycopg.Connection[Any]) -> None:

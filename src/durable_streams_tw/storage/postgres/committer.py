@@ -31,7 +31,6 @@ from durable_streams_tw.storage.commands.appends import FULL
 from durable_streams_tw.storage.commands.batches import BatchResult, SparedCommands, grows
 from durable_streams_tw.storage.commands.streams import apply, expire, touch
 from durable_streams_tw.storage.commands.subscriptions import build_index
-from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     LINKS,
@@ -41,7 +40,7 @@ from durable_streams_tw.storage.engine.tables import (
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_PRODUCERS, STATE_CACHE, SWEEP_RETRY
 from durable_streams_tw.storage.postgres import locks
-from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
+from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray, TidArray
 from durable_streams_tw.storage.postgres.packing import PackingQueue
 from durable_streams_tw.storage.postgres.pipeline import integer, pairs
 from durable_streams_tw.storage.postgres.reader import (
@@ -59,6 +58,7 @@ from durable_streams_tw.storage.postgres.transaction import (
     DatabaseTransaction,
     LockedRows,
     NodeContext,
+    decode_row,
 )
 
 T = TypeVar("T")
@@ -92,10 +92,11 @@ _SHARE_REGISTRY: Final = "SELECT pg_advisory_xact_lock_shared(%s::int, %s::int)"
 _OWN_REGISTRY: Final = "SELECT pg_advisory_xact_lock(%s::int, %s::int)"
 _NUMBER: Final = """UPDATE node n SET batch = %s, heartbeat = clock_timestamp() FROM registry r
 WHERE n.name = %s AND n.committer = %s AND n.batch = %s RETURNING r.version, r.lineage"""
-_LOCK: Final = "SELECT id, record FROM stream WHERE id = ANY(%s) ORDER BY id FOR UPDATE"
-_LOCK_PATHS: Final = """SELECT id, record FROM stream WHERE id = ANY(ARRAY(
+_LOCK: Final = "SELECT ctid, record FROM stream WHERE id = ANY(%s) ORDER BY id FOR UPDATE"
+_LOCK_PATHS: Final = """SELECT ctid, record FROM stream WHERE id = ANY(ARRAY(
   SELECT unnest(%s) UNION SELECT id FROM stream WHERE path = ANY(%s))) ORDER BY id FOR UPDATE"""
 _FIND: Final = "SELECT id, path FROM stream WHERE path = ANY(%s)"
+_AT: Final = "SELECT id, path FROM stream WHERE ctid = ANY(%s)"
 _CURSORS: Final = "SELECT key, record FROM cursor WHERE key = ANY(%s)"
 _LOCK_SUBSCRIPTIONS: Final = """SELECT key, record FROM subscription WHERE key = ANY(%s)
 ORDER BY key FOR UPDATE"""
@@ -506,7 +507,7 @@ class Committer:
         """Begin the transaction; lock and read streams."""
         session, ids = self.session, self._ids
         known = {path: stream_id for path in needs.paths if (stream_id := ids.get(path))}
-        unknown = TextArray([path for path in needs.paths if path not in known])
+        unknown = TextArray(needs.paths.difference(known))
         wanted = Int8Array(needs.ids.union(known.values()))
         suffix = "" if needs.wait else " SKIP LOCKED"
         pipeline = session.pipeline()
@@ -533,17 +534,16 @@ class Committer:
             raise psycopg.OperationalError("the row of this node is gone")
         version, first_id = (integer(registry.get_value(0, column)) for column in range(2))
         rows = LockedRows([], needs.paths.copy(), needs.ids.copy(), {})
-        locked = set[int]()
-        for stream_id, record in pairs(pipeline.results[streams]):
-            locked.add(stream_id)
+        for tid, record in pairs(pipeline.results[streams]):
             try:
-                rows.streams.append(codec.decode_stream(b"stream", record))
+                rows.streams.append(decode_row(tid, record))
             except CorruptRecord as corrupt:
-                self._add_corrupt(connection, rows, stream_id, corrupt)
+                self._add_corrupt(connection, rows, tid, corrupt)
+        locked = {stream.state.id for stream in rows.streams}.union(rows.corrupt)
         at: dict[str, int] = {}
         if unknown:
             rows_found = pairs(pipeline.results[found])
-            at = {path.decode("utf-8"): stream_id for stream_id, path in rows_found}
+            at = {path.decode("utf-8"): integer(stream_id) for stream_id, path in rows_found}
         missing = [path for path, stream_id in known.items() if stream_id not in locked]
         if missing:
             rest = connection.execute(_FIND, (TextArray(missing),), binary=True)
@@ -560,17 +560,16 @@ class Committer:
         ids.trim()
         rows.paths -= held
         if not needs.wait:
-            rows.ids = {number for number in rows.ids if number in locked}
+            rows.ids &= locked
         self._load_index(connection, version)
         return _Locked(rows, held, first_id)
 
     def _add_corrupt(
-        self, connection: Connection, rows: LockedRows, stream_id: int, corrupt: CorruptRecord
+        self, connection: Connection, rows: LockedRows, tid: bytes, corrupt: CorruptRecord
     ) -> None:
-        row = connection.execute("SELECT path FROM stream WHERE id = %s", (stream_id,)).fetchone()
-        rows.corrupt[stream_id] = corrupt
-        if row is not None:
-            rows.corrupt[row[0]] = corrupt
+        found = connection.execute(_AT, (TidArray([tid]),)).fetchall()
+        for stream_id, path in found:
+            rows.corrupt[stream_id] = rows.corrupt[path] = corrupt
 
     def _load_index(self, connection: Connection, version: int) -> None:
         if version == self._version:
@@ -600,7 +599,7 @@ class Committer:
             has_space=not full,
         )
         if needs.producers:
-            by_path = {record.state.path: record.state.id for record in locked.rows.streams}
+            by_path = {each.state.path: each.state.id for each in locked.rows.streams}
             transaction.load_producers(
                 [(by_path[path], name) for path, name in needs.producers if path in by_path]
             )

@@ -123,11 +123,10 @@ def integer(value: bytes | None) -> int:
     return int.from_bytes(value, "big", signed=True)
 
 
-def pairs(result: PGresult) -> list[tuple[int, bytes]]:
-    """Return the rows of a result with an integer and a column of bytes or text."""
-    value = result.get_value
-    rows: list[Any] = [(value(row, 0), value(row, 1)) for row in range(result.ntuples)]
-    return [(int.from_bytes(first, "big", signed=True), second) for first, second in rows]
+def pairs(result: PGresult) -> list[tuple[bytes, bytes]]:
+    """Return the rows of a result with two columns that have no nulls, in binary format."""
+    value: Any = result.get_value
+    return [(value(row, 0), value(row, 1)) for row in range(result.ntuples)]
 
 
 def _encode(value: object) -> Encoded:

@@ -19,7 +19,11 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol.limits import KIB, MIB
 from durable_streams_tw.protocol.streams import lineage
 from durable_streams_tw.protocol.streams.bodies import Body
-from durable_streams_tw.protocol.streams.producers import Generation, ProducerState
+from durable_streams_tw.protocol.streams.producers import (
+    FIRST_GENERATION,
+    Generation,
+    ProducerState,
+)
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut, Subscription, next_action
@@ -30,7 +34,7 @@ from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.postgres import reader
-from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
+from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray, TidArray
 from durable_streams_tw.storage.postgres.duties import DEADLINE
 from durable_streams_tw.storage.postgres.locks import MissingLock
 
@@ -43,15 +47,19 @@ CHUNK_SIZE: Final = 64 * KIB
 #: to arrive is taken for frozen.
 _STATEMENT_SIZE: Final = 1 * MIB
 
+# `unnest` in the list of columns costs less than in FROM, where PostgreSQL stores its rows first.
 _INSERT_CHUNKS: Final = """INSERT INTO chunk (stream_id, position, flags, data)
-SELECT * FROM unnest(%s, %s, %s, %s)"""
+SELECT unnest(%s), unnest(%s), unnest(%s), unnest(%s)"""
 _INSERT_STREAMS: Final = """INSERT INTO stream (id, path, record, due, source)
-SELECT * FROM unnest(%s, %s, %s, %s, %s)"""
+SELECT unnest(%s), unnest(%s), unnest(%s), unnest(%s), unnest(%s)"""
+# No other transaction moves a locked row, and no other statement of this one does before.
 _UPDATE_STREAMS: Final = """UPDATE stream s SET record = w.record, due = w.due
-FROM unnest(%s, %s, %s) AS w (id, record, due) WHERE s.id = w.id"""
+FROM (SELECT unnest(%s) AS tid, unnest(%s) AS record, unnest(%s) AS due) w WHERE s.ctid = w.tid"""
+_POSTPONE: Final = """UPDATE stream s SET due = w.due
+FROM unnest(%s, %s) AS w (id, due) WHERE s.id = w.id"""
 _DELETE_STREAMS: Final = "DELETE FROM stream WHERE id = ANY(%s)"
 _SAVE_PRODUCERS: Final = """INSERT INTO producer (stream_id, name, generation, epoch, last_seq)
-SELECT * FROM unnest(%s, %s, %s, %s, %s)
+SELECT unnest(%s), unnest(%s), unnest(%s), unnest(%s), unnest(%s)
 ON CONFLICT (stream_id, name) DO UPDATE SET generation = EXCLUDED.generation,
   epoch = EXCLUDED.epoch, last_seq = EXCLUDED.last_seq"""
 _INSERT_GARBAGE: Final = """INSERT INTO garbage (id, generation) SELECT * FROM unnest(%s, %s)
@@ -64,7 +72,7 @@ ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record, due = EXCLUDED.due,
   node = EXCLUDED.node, until = EXCLUDED.until"""
 _CHANGED_REGISTRY: Final = "UPDATE registry SET version = version + 1"
 _PRODUCERS: Final = """SELECT p.stream_id, p.name, p.generation, p.epoch, p.last_seq
-FROM unnest(%s, %s) AS w (id, name)
+FROM (SELECT unnest(%s) AS id, unnest(%s) AS name) w
 CROSS JOIN LATERAL (SELECT * FROM producer p
   WHERE p.stream_id = w.id AND p.name = w.name OFFSET 0) p"""
 
@@ -83,21 +91,28 @@ class IdSource(Protocol):
         """Return an id greater than ``floor`` that was never returned before, at any node."""
 
 
-class LockedStream:
-    """Row of a stream in a transaction, as fields that it changes in place."""
+class LockedStream(Struct):
+    """Row of a stream in a transaction, as fields that it changes in place.
 
-    __slots__ = ("due", "pending", "pending_from", "producers", "state")
+    ``tid`` is the row's place in the table, empty for a stream that the transaction creates.
+    """
 
-    def __init__(self, record: StreamRecord) -> None:
-        self.state: StreamState = record.state
-        self.due = record.indexed_at
-        self.producers: Generation = record.producers
-        self.pending: list[Body] = []
-        self.pending_from = 0
+    state: StreamState
+    due: int | None = None
+    producers: Generation = FIRST_GENERATION
+    tid: bytes = b""
+    pending: list[Body] = []
+    pending_from: int = 0
 
     def record(self) -> bytes:
         """Return the record to write."""
         return codec.pack_stream(StreamRecord(self.state, self.due, None, self.producers))
+
+
+def decode_row(tid: bytes, record: bytes) -> LockedStream:
+    """Return a row that was locked. Raises `CorruptRecord`."""
+    found = codec.decode_stream(b"stream", record)
+    return LockedStream(found.state, found.indexed_at, found.producers, tid)
 
 
 class LockedRows(Struct):
@@ -107,7 +122,7 @@ class LockedRows(Struct):
     decoded.
     """
 
-    streams: list[StreamRecord]
+    streams: list[LockedStream]
     paths: set[str]
     ids: set[int]
     corrupt: dict[str | int, CorruptRecord]
@@ -130,15 +145,6 @@ def _rows(bodies: list[Body]) -> Iterable[tuple[bytes, int]]:
     if len(bodies) == 1 and len(bodies[0].data) <= CHUNK_SIZE:
         return ((bodies[0].data, 0),)
     return ((payload, piece.flags) for payload, piece in fill(bodies, CHUNK_SIZE))
-
-
-def _insert_chunks(chunks: list[tuple[int, int, int, bytes]], execute: Execute) -> None:
-    """Write rows of a stream id, a position, flags and bytes."""
-    ids, positions, flags, data = zip(*chunks, strict=True)
-    execute(
-        _INSERT_CHUNKS,
-        (Int8Array(ids), Int8Array(positions), Int8Array(flags), ByteaArray(data)),
-    )
 
 
 class DatabaseTransaction:
@@ -179,11 +185,8 @@ class DatabaseTransaction:
         self._paths = locked.paths
         self._ids = locked.ids
         self._corrupt = locked.corrupt
-        self._by_path: dict[str, LockedStream] = {}
-        self._by_id: dict[int, LockedStream] = {}
-        for record in locked.streams:
-            stream = LockedStream(record)
-            self._by_path[record.state.path] = self._by_id[record.state.id] = stream
+        self._by_path = {stream.state.path: stream for stream in locked.streams}
+        self._by_id = {stream.state.id: stream for stream in locked.streams}
         self._floor: int | None = None
         self._unlocked: dict[str, StreamState | CorruptRecord | None] = {}
         self._reader = reader.ConnectionReader(connection, self._lookup)
@@ -193,6 +196,7 @@ class DatabaseTransaction:
         self.created: set[int] = set()
         self._bodies: dict[int, LockedStream] = {}
         self._deleted: list[int] = []
+        self._postponed: dict[int, int] = {}
         self._garbage: list[tuple[int, int]] = []
         # Generation and state by stream id and producer id, None if the stream does not know it.
         self._producers: dict[tuple[int, str], tuple[int, ProducerState] | None] = {}
@@ -328,7 +332,7 @@ class DatabaseTransaction:
         self.writes += 1
         stream = self._by_id.get(state.id)
         if stream is None:
-            stream = LockedStream(StreamRecord(state))
+            stream = LockedStream(state)
             self._by_id[state.id] = self._by_path[state.path] = stream
             self.created.add(state.id)
         elif state.touched_at < stream.state.touched_at:
@@ -461,8 +465,7 @@ class DatabaseTransaction:
     def postpone(self, stream_id: int, until: int) -> None:
         """Let the sweep check a failed stream later; ``until`` is in ms since the Unix epoch."""
         self.writes += 1
-        self._flushed = True
-        self.connection.execute("UPDATE stream SET due = %s WHERE id = %s", (until, stream_id))
+        self._postponed[stream_id] = until
 
     def reindex(self, stream_id: int, deadline: int | None) -> None:
         """Move the moment at which the sweep checks a stream, in ms since the Unix epoch."""
@@ -487,6 +490,9 @@ class DatabaseTransaction:
         if self._dirty:
             written = True
             self._flush_streams(execute)
+        if self._postponed:
+            written = True
+            execute(_POSTPONE, (Int8Array(self._postponed), Int8Array(self._postponed.values())))
         written = self._flush_chunks(execute) or written
         # The producers of a stream that was removed in this batch are not written.
         producers = [
@@ -519,12 +525,12 @@ class DatabaseTransaction:
         return written
 
     def _flush_streams(self, execute: Execute) -> None:
-        old = [stream for number, stream in self._dirty.items() if number not in self.created]
+        old = [stream for stream in self._dirty.values() if stream.tid]
         if old:
             execute(
                 _UPDATE_STREAMS,
                 (
-                    Int8Array([stream.state.id for stream in old]),
+                    TidArray([stream.tid for stream in old]),
                     ByteaArray([stream.record() for stream in old]),
                     Int8Array([stream.due for stream in old]),
                 ),
@@ -548,23 +554,32 @@ class DatabaseTransaction:
 
     def _flush_chunks(self, execute: Execute) -> bool:
         bodies, self._bodies = self._bodies, {}
-        chunks: list[tuple[int, int, int, bytes]] = []
+        ids, positions, flags, data = Int8Array(), Int8Array(), Int8Array(), ByteaArray()
         size = 0
         for stream_id, stream in bodies.items():
             position = stream.pending_from
             first, count = self.chunks.get(stream_id, (position, 0))
-            for payload, flags in _rows(stream.pending):
-                chunks.append((stream_id, position, flags, payload))
+            for payload, flag in _rows(stream.pending):
+                ids.append(stream_id)
+                positions.append(position)
+                flags.append(flag)
+                data.append(payload)
                 position += len(payload)
                 count += 1
                 size += len(payload)
                 if size >= _STATEMENT_SIZE:
-                    _insert_chunks(chunks, execute)
-                    chunks, size = [], 0
+                    execute(_INSERT_CHUNKS, (ids, positions, flags, data))
+                    ids, positions, flags, data = (
+                        Int8Array(),
+                        Int8Array(),
+                        Int8Array(),
+                        ByteaArray(),
+                    )
+                    size = 0
             stream.pending = []
             self.chunks[stream_id] = first, count
-        if chunks:
-            _insert_chunks(chunks, execute)
+        if ids:
+            execute(_INSERT_CHUNKS, (ids, positions, flags, data))
         self._flushed = self._flushed or bool(bodies)
         return bool(bodies)
 
