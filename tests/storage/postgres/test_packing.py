@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Chunk
 from durable_streams_tw.storage.postgres.connection import connect
-from durable_streams_tw.storage.postgres.packing import PACKED_ROWS, PackingQueue, merge
+from durable_streams_tw.storage.postgres.packing import PACKED_ROWS, NewChunks, PackingQueue, merge
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from tests.storage.postgres.store_case import PostgresStoreCase
 from tests.storage.store_case import JSON, post, put
@@ -46,16 +46,16 @@ class QueueTests(SynchronousTestCase):
     def test_after_enough_rows(self) -> None:
         queue = PackingQueue()
         for position in range(PACKED_ROWS - 1):
-            queue.add({1: (position, 1), 2: (0, 0)})
+            queue.add({1: NewChunks(position, 1), 2: NewChunks(0)})
         self.assertEqual(queue.take(), {})
-        queue.add({1: (99, 1)})
+        queue.add({1: NewChunks(99, 1)})
         self.assertTrue(queue)
         self.assertEqual(queue.take(), {1: 0})
         self.assertFalse(queue)
 
     def test_in_steps(self) -> None:
         queue = PackingQueue()
-        queue.add({number: (number, PACKED_ROWS) for number in range(5)})
+        queue.add({number: NewChunks(number, PACKED_ROWS) for number in range(5)})
         self.assertEqual([queue.take(2), queue.take(2)], [{0: 0, 1: 1}, {2: 2, 3: 3}])
         self.assertEqual(queue.take(), {4: 4})
 

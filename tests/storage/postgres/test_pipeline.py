@@ -45,8 +45,10 @@ class PipelineTests(SynchronousTestCase):
         pipeline.run()
         results = pipeline.results
         self.assertEqual(integer(results[number].get_value(0, 0)), 2**40 - 5)
-        self.assertEqual(pairs(results[rows]), [(b"\0" * 7 + b"\x01", b"\0x"), (b"\xff" * 8, b"")])
-        self.assertEqual(pairs(results[texts]), [(bytes(8), "äb".encode())])
+        self.assertEqual(
+            list(pairs(results[rows])), [(b"\0" * 7 + b"\x01", b"\0x"), (b"\xff" * 8, b"")]
+        )
+        self.assertEqual(list(pairs(results[texts])), [(bytes(8), "äb".encode())])
         self.assertEqual(integer(results[nulls].get_value(0, 0)), 1)
 
     def test_statement_is_prepared_once(self) -> None:
@@ -109,4 +111,6 @@ class PipelineTests(SynchronousTestCase):
         for _ in range(8):
             pipeline.add("SELECT 0::bigint, w.b FROM unnest(%s) w (b)", (ByteaArray([body]),))
         pipeline.run()
-        self.assertEqual([pairs(result) for result in pipeline.results], 8 * [[(bytes(8), body)]])
+        self.assertEqual(
+            [list(pairs(result)) for result in pipeline.results], 8 * [[(bytes(8), body)]]
+        )

@@ -12,6 +12,8 @@ from itertools import islice
 from threading import Lock
 from typing import Final
 
+from msgspec import Struct
+
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.limits import STATE_CACHE
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array
@@ -38,31 +40,35 @@ _INSERT: Final = """INSERT INTO chunk (stream_id, position, flags, data)
 SELECT %s, position, 0, data FROM unnest(%s, %s) AS w (position, data)"""
 
 
+class NewChunks(Struct, gc=False):
+    """Rows of a stream that are not packed: first position, and number."""
+
+    first: int
+    count: int = 0
+
+
 class PackingQueue:
     """Streams with many new rows: committing threads add them, one thread packs them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        # First position that is not packed, and number of rows from there on, by stream id.
-        self._rows: dict[int, tuple[int, int]] = {}
+        self._rows: dict[int, NewChunks] = {}
         self._ready: dict[int, int] = {}
 
-    def add(self, chunks: Mapping[int, tuple[int, int]]) -> None:
-        """Count rows that a commit has written: first position and number by stream id."""
+    def add(self, chunks: Mapping[int, NewChunks]) -> None:
+        """Count rows that a commit has written, by stream id. The queue keeps the values."""
         with self._lock:
             rows = self._rows
             if len(rows) > STATE_CACHE:
                 # Their rows count again once there are enough new ones.
                 rows.clear()
-            for stream_id, chunk in chunks.items():
-                known = rows.get(stream_id)
-                if known is not None:
-                    chunk = known[0], known[1] + chunk[1]
-                if chunk[1] < PACKED_ROWS:
-                    rows[stream_id] = chunk
-                else:
-                    rows.pop(stream_id, None)
-                    self._ready.setdefault(stream_id, chunk[0])
+            for stream_id, new in chunks.items():
+                known = rows.setdefault(stream_id, new)
+                if known is not new:
+                    known.count += new.count
+                if known.count >= PACKED_ROWS:
+                    del rows[stream_id]
+                    self._ready.setdefault(stream_id, known.first)
 
     def take(self, most: int = _STREAMS) -> dict[int, int]:
         """Return at most ``most`` streams to pack, with the first position that is not packed."""

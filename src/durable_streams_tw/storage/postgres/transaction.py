@@ -37,6 +37,7 @@ from durable_streams_tw.storage.postgres import reader
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray, TidArray
 from durable_streams_tw.storage.postgres.duties import DEADLINE
 from durable_streams_tw.storage.postgres.locks import MissingLock
+from durable_streams_tw.storage.postgres.packing import NewChunks
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class IdSource(Protocol):
         """Return an id greater than ``floor`` that was never returned before, at any node."""
 
 
-class LockedStream(Struct):
+class LockedStream(Struct, gc=False):
     """Row of a stream in a transaction, as fields that it changes in place.
 
     ``tid`` is the row's place in the table, empty for a stream that the transaction creates.
@@ -101,7 +102,7 @@ class LockedStream(Struct):
     due: int | None = None
     producers: Generation = FIRST_GENERATION
     tid: bytes = b""
-    pending: list[Body] = []
+    pending: list[Body] | None = None
     pending_from: int = 0
 
     def record(self) -> bytes:
@@ -206,8 +207,8 @@ class DatabaseTransaction:
         self._dirty_records: dict[bytes, dict[bytes, Any]] = {
             prefix: {} for prefix in reader.TABLES
         }
-        # Position of the first chunk and number of chunks of each stream that grew.
-        self.chunks: dict[int, tuple[int, int]] = {}
+        #: Chunks of each stream that grew.
+        self.chunks: dict[int, NewChunks] = {}
         self._flushed = False
         #: Bytes of all bodies.
         self.size = 0
@@ -362,10 +363,11 @@ class DatabaseTransaction:
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Append a body at the old tail. The stream must have been saved in this batch."""
         stream = self._dirty[state.id]
-        if not stream.pending:
-            stream.pending_from = start
+        if stream.pending is None:
+            stream.pending, stream.pending_from = [body], start
             self._bodies[state.id] = stream
-        stream.pending.append(body)
+        else:
+            stream.pending.append(body)
         self.size += len(body.data)
 
     def is_receiving(self, path: str) -> bool:
@@ -558,14 +560,17 @@ class DatabaseTransaction:
         size = 0
         for stream_id, stream in bodies.items():
             position = stream.pending_from
-            first, count = self.chunks.get(stream_id, (position, 0))
+            written = self.chunks.get(stream_id)
+            if written is None:
+                written = self.chunks[stream_id] = NewChunks(position)
+            assert stream.pending, "only streams with bodies are pending"
             for payload, flag in _rows(stream.pending):
                 ids.append(stream_id)
                 positions.append(position)
                 flags.append(flag)
                 data.append(payload)
                 position += len(payload)
-                count += 1
+                written.count += 1
                 size += len(payload)
                 if size >= _STATEMENT_SIZE:
                     execute(_INSERT_CHUNKS, (ids, positions, flags, data))
@@ -576,8 +581,7 @@ class DatabaseTransaction:
                         ByteaArray(),
                     )
                     size = 0
-            stream.pending = []
-            self.chunks[stream_id] = first, count
+            stream.pending = None
         if ids:
             execute(_INSERT_CHUNKS, (ids, positions, flags, data))
         self._flushed = self._flushed or bool(bodies)
