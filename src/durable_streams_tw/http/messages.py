@@ -12,7 +12,7 @@ from durable_streams_tw.live.body_output import BodySink
 from durable_streams_tw.protocol.streams.responses import Header
 
 
-class Request(Struct, frozen=True):
+class Request(Struct, frozen=True, gc=False):
     """Complete request for a stream or control resource.
 
     ``root`` is the raw path up to the streams' root, with a slash at its end; ``path`` the raw

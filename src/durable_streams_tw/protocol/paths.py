@@ -59,6 +59,10 @@ def check_stream_path(name: str) -> None:
             raise Refused(Problem.MALFORMED_PATH, "the path has an empty, '.' or '..' segment")
 
 
+#: First bytes of raw paths that `is_reserved` and `control_paths.is_control` may accept.
+FIRST_OF_RESERVED: Final = (b"_", b"%")
+
+
 def is_reserved(name: str) -> bool:
     """Return whether a path belongs to the control resources (PROTOCOL.md §6)."""
     return name == RESERVED_SEGMENT or name.startswith(RESERVED_SEGMENT + "/")

@@ -72,11 +72,18 @@ def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
     return [data[one:other] for one, other in pairwise(sorted([0, *places, len(data)]))]
 
 
+def feed(parser: RequestParser, data: bytes) -> None:
+    """Feed bytes, and queue the request that is returned, as a connection does."""
+    request = parser.feed(data)
+    if request is not None:
+        parser.queue.append(request)
+
+
 def items_of(pieces: list[bytes]) -> tuple[list[Item], bytes]:
     """Return the items of these pieces, and the bytes left for a handover."""
     parser = RequestParser(AROUND)
     for piece in pieces:
-        parser.feed(piece)
+        feed(parser, piece)
     items = [_by_itself(item) for item in parser.queue]
     return items, bytes(parser.buffer) if Handover() in items else b""
 
@@ -202,21 +209,34 @@ class GoodRequestsTests(SynchronousTestCase):
         items, _ = items_of([versions[0] + versions[1] + versions[0]])
         self.assertEqual(len(items), 2)
 
+    def test_single_request(self) -> None:
+        """A whole request by itself is returned; with others before or after it, it is queued."""
+        parser = RequestParser(AROUND)
+        for data in (sized(), sized(), get()):
+            request = parser.feed(data)
+            assert request is not None
+            self.assertEqual(request[1].body, b"" if data == get() else b"hello")
+            self.assertEqual(parser.queue, [])
+        self.assertIs(parser.feed(sized() + sized()), None)
+        self.assertEqual(len(parser.queue), 2)
+        self.assertIs(parser.feed(sized()), None)
+        self.assertEqual(len(parser.queue), 3)
+
     def test_release_memory(self) -> None:
         """A parser that dropped the last head reads the next one; within a body it keeps it."""
         parser = RequestParser(AROUND)
-        parser.feed(sized()[:-2])
+        feed(parser, sized()[:-2])
         parser.release_memory()
-        parser.feed(sized()[-2:] + sized())
+        feed(parser, sized()[-2:] + sized())
         parser.release_memory()
-        parser.feed(sized())
+        feed(parser, sized())
         self.assertEqual([request.body for request in requests_of(parser.queue)], [b"hello"] * 3)
 
     def test_empty_feed(self) -> None:
         """Empty bytes change nothing."""
         parser = RequestParser(AROUND)
         for piece in (b"", get()[:9], b"", get()[9:], b""):
-            parser.feed(piece)
+            feed(parser, piece)
         self.assertEqual(len(parser.queue), 1)
         self.assertTrue(parser.consume is None)
 
@@ -229,11 +249,11 @@ class StateTests(SynchronousTestCase):
         parser = RequestParser(AROUND)
         self.assertTrue(parser.consume is None)
         data = sized()
-        parser.feed(data[:10])
+        feed(parser, data[:10])
         self.assertEqual((parser.in_head, parser.in_body, parser.held), (True, False, 10))
-        parser.feed(data[10:-4])
+        feed(parser, data[10:-4])
         self.assertEqual((parser.in_head, parser.in_body, parser.held), (False, True, 1))
-        parser.feed(data[-4:])
+        feed(parser, data[-4:])
         self.assertEqual((parser.consume is None, parser.held, parser.received), (True, 5, 5))
         parser.queue.clear()
         self.assertEqual(parser.held, 0)
@@ -241,9 +261,9 @@ class StateTests(SynchronousTestCase):
     def test_held_in_chunks(self) -> None:
         """Bytes of chunks count as held until the last one."""
         parser = RequestParser(AROUND)
-        parser.feed(chunked(b"5\r\nhello\r\n"))
+        feed(parser, chunked(b"5\r\nhello\r\n"))
         self.assertEqual((parser.in_body, parser.held), (True, 5))
-        parser.feed(b"0\r\n\r\n")
+        feed(parser, b"0\r\n\r\n")
         self.assertEqual((parser.consume is None, parser.held), (True, 5))
         parser.queue.clear()
         self.assertEqual(parser.held, 0)
@@ -251,9 +271,9 @@ class StateTests(SynchronousTestCase):
     def test_expecting(self) -> None:
         """The client awaits 100 Continue until the first byte of the body."""
         parser = RequestParser(AROUND)
-        parser.feed(post(b"Expect: 100-continue", b"Content-Length: 2"))
+        feed(parser, post(b"Expect: 100-continue", b"Content-Length: 2"))
         self.assertTrue(parser.awaits_continue)
-        parser.feed(b"h")
+        feed(parser, b"h")
         self.assertFalse(parser.awaits_continue)
 
     def test_no_continue(self) -> None:
@@ -267,16 +287,16 @@ class StateTests(SynchronousTestCase):
             old,
         ):
             parser = RequestParser(AROUND)
-            parser.feed(data)
+            feed(parser, data)
             self.assertFalse(parser.awaits_continue, data)
 
     def test_refuse(self) -> None:
         """A refused request is replaced by an item after the complete ones."""
         parser = RequestParser(AROUND)
-        parser.feed(sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
+        feed(parser, sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
         fault = MalformedRequest(Refusal(Problem.OVERLOADED, "later"))
         parser.refuse(fault.refusal)
-        parser.feed(get())
+        feed(parser, get())
         self.assertEqual(parser.queue[1:], [MalformedRequest(fault.refusal, b"https://a")])
         self.assertEqual(parser.held, len(b"hello"))
 

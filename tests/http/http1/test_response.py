@@ -123,18 +123,18 @@ class OpeningTests(SynchronousTestCase):
         """The Date is the time of the last tick (RFC 9110 §5.6.7)."""
         lines = StatusLines()
         lines.tick(784_111_777.9)
-        first = lines.line(204)
+        first = lines[204]
         self.assertEqual(first, b"HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT")
-        self.assertIs(lines.line(204), first)
+        self.assertIs(lines[204], first)
         lines.tick(784_111_777.99)
-        self.assertIs(lines.line(204), first)
+        self.assertIs(lines[204], first)
         lines.tick(784_111_778)
         self.assertEqual(
-            lines.line(404), b"HTTP/1.1 404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
+            lines[404], b"HTTP/1.1 404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
         )
 
     def test_unknown_status(self) -> None:
         """A status without a phrase keeps its space (RFC 9112 §4)."""
         lines = StatusLines()
         lines.tick(0)
-        self.assertTrue(lines.line(299).startswith(b"HTTP/1.1 299 \r\nDate: Thu, 01 Jan"))
+        self.assertTrue(lines[299].startswith(b"HTTP/1.1 299 \r\nDate: Thu, 01 Jan"))

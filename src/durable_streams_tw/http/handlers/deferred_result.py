@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-A = TypeVar("A")
 T = TypeVar("T")
 
 
-class PendingResult(Generic[T]):
+class PendingResult(Struct, Generic[T], eq=False):
     """Result for a single waiter, in place of a Deferred where callbacks are not chained.
 
     ``function(result, argument)`` converts the result. With a Deferred, a durable append of 100
     bytes takes about a tenth more CPU time.
     """
 
-    __slots__ = ("_argument", "_callback", "_errback", "_failure", "_function", "_result")
-
-    def __init__(self, function: Callable[[Any, A], T], argument: A) -> None:
-        self._function = function
-        self._argument: Any = argument
-        self._callback: Callable[[T], object] | None = None
-        self._errback: Callable[[Failure], object] | None = None
-        self._result: T | None = None
-        self._failure: Failure | None = None
+    _function: Callable[[Any, Any], T]
+    _argument: Any
+    _callback: Callable[[T], object] | None = None
+    _errback: Callable[[Failure], object] | None = None
+    _result: T | None = None
+    _failure: Failure | None = None
 
     def callback(self, result: Any) -> None:
         """Convert the result and pass it to the waiter. Do not raise."""

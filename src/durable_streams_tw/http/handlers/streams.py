@@ -98,7 +98,11 @@ class StreamHandler:
         client disconnects: a waiting read ends, a write continues.
         """
         try:
-            return self._route(request)
+            method = self._methods.get(request.method)
+            path = request.path
+            if method is None or path[:1] in paths.FIRST_OF_RESERVED:
+                return self._route(request)
+            return method(request, paths.parse_stream_path(path))
         except Exception:  # noqa: BLE001 - refusals are raised too, and every error gets a response
             return self.error_response(Failure(), request.headers.get(headers.ORIGIN))
 
@@ -164,9 +168,7 @@ class StreamHandler:
 
     def _append(self, request: Request, path: str) -> MaybePending:
         pending = PendingResult(self._written, request)
-        self._writes.append_with_callbacks(
-            path, request.headers, request.body, pending.callback, pending.errback
-        )
+        self._writes.append_to(path, request.headers, request.body, pending)
         return pending.result_or_self()
 
     def _create(self, request: Request, path: str) -> MaybePending:
@@ -180,7 +182,7 @@ class StreamHandler:
         return continue_with(self._writes.delete(path, request.headers), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
-        if isinstance(outcome, Appended):
+        if type(outcome) is Appended:
             answer = responses.appended(outcome)
         elif isinstance(outcome, Refusal):
             answer = responses.refused(outcome)

@@ -16,6 +16,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from durable_streams_tw.http.handlers.deferred_result import PendingResult
 from durable_streams_tw.http.limits import INLINE_BODY
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Refusal, Refused
@@ -88,27 +89,25 @@ class WriteHandler:
     def append(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """Append to a stream, close it, or both (PROTOCOL.md §5.2, §5.3)."""
         outcome: Deferred[Outcome] = Deferred()
-        self.append_with_callbacks(path, header, raw, outcome.callback, outcome.errback)
+        self.append_to(path, header, raw, outcome)
         return outcome
 
-    def append_with_callbacks(
+    def append_to(
         self,
         path: str,
         header: HeaderMap,
         raw: bytes,
-        callback: Callable[[Outcome], object],
-        errback: Callable[[Failure], object],
+        result: Deferred[Outcome] | PendingResult[Any],
     ) -> None:
-        """Append like `append`, and call back now or later. The callbacks must not raise."""
+        """Append like `append`, and pass the outcome to ``result``, now or later."""
         fields = parsing.parse_append(header)
-        if _is_slow(fields.content_type, raw) or path in self._queues:
-            queued = self._enqueue(
-                path, lambda: self._append(path, fields, fields.content_type, raw)
-            )
-            queued.addCallbacks(callback, errback)
+        content_type = fields.content_type
+        if path in self._queues or (len(raw) > INLINE_BODY and _is_slow(content_type, raw)):
+            queued = self._enqueue(path, lambda: self._append(path, fields, content_type, raw))
+            queued.addCallbacks(result.callback, result.errback)
             return
-        body = bodies.appended(fields.content_type, raw) if raw else None
-        self._store.execute(_append_command(path, fields, fields.content_type, body), callback)
+        body = bodies.appended(content_type, raw) if raw else None
+        self._store.execute(_append_command(path, fields, content_type, body), result.callback)
 
     def append_untyped(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """Append bytes that have the stream's own content type, which is looked up first."""

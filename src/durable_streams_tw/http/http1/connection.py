@@ -43,7 +43,7 @@ from durable_streams_tw.http.http1.response import (
     encode_streamed_head,
 )
 from durable_streams_tw.http.http1.streaming import StreamingResponse
-from durable_streams_tw.http.messages import InvalidHeader, Response, StreamedBody
+from durable_streams_tw.http.messages import InvalidHeader, Request, Response, StreamedBody
 from durable_streams_tw.http.refusals import BODY_MEMORY_EXHAUSTED, REQUEST_TIMEOUT
 from durable_streams_tw.http.request_head import RequestHead
 from durable_streams_tw.http.socket_writer import SocketWriter
@@ -64,11 +64,13 @@ class Phase(Enum):
     BLOCKED = 4
     CLOSING = 5
     UNKNOWN = 6
+    # RESPONSE, if nothing but the response is awaited.
+    ALONE = 7
 
 
 IDLE, HEAD, BODY = Phase.IDLE, Phase.HEAD, Phase.BODY
 RESPONSE, BLOCKED, CLOSING = Phase.RESPONSE, Phase.BLOCKED, Phase.CLOSING
-UNKNOWN = Phase.UNKNOWN
+UNKNOWN, ALONE = Phase.UNKNOWN, Phase.ALONE
 
 
 @dataclass(slots=True, eq=False)
@@ -147,13 +149,15 @@ class Http1Connection(Protocol):
             self._receiver(self, data)
             return
         parser = self._parser
-        parser.feed(data)
+        request = parser.feed(data)
+        if request is not None:
+            if self.phase is IDLE:
+                self._process_alone(*request)
+                return
+            parser.queue.append(request)
         if parser.queue and self._head is None and not self._blocked:
             self._process_queue()
-        # Most requests arrive whole and leave the connection idle or waiting for their result.
-        phase = self.phase
-        idle = phase is IDLE and parser.consume is None
-        if not idle and (phase is not RESPONSE or not self._only_responding):
+        if self.phase is not IDLE or parser.consume is not None:
             self._update_phase()
 
     def readConnectionLost(self) -> None:
@@ -242,16 +246,6 @@ class Http1Connection(Protocol):
 
     # -- execution of requests ------------------------------------------------------------------
 
-    @property
-    def _only_responding(self) -> bool:
-        """True while the connection only waits for the pending response."""
-        parser = self._parser
-        if parser.queue or parser.consume is not None or self._receiver is not None:
-            return False
-        if self.held or self._executing:
-            return False
-        return not (self._blocked or self._paused or self._half_closed)
-
     def _resume(self) -> None:
         """Execute queued requests if none is being executed, and send gathered bytes."""
         free = self._head is None and self._receiver is None and not self._blocked
@@ -264,7 +258,6 @@ class Http1Connection(Protocol):
     def _process_queue(self) -> None:
         """Execute queued requests in order, until one has to wait for its result."""
         context = self._context
-        respond = self._respond
         queue = self._parser.queue
         self.phase = UNKNOWN
         self._processing = True
@@ -278,21 +271,7 @@ class Http1Connection(Protocol):
             if not isinstance(item, tuple):
                 self._process_last(item)
                 break
-            head, request = item
-            if head.refusal is not None:
-                self._send_response(head, context.refuse(head.refusal, head.headers.get(b"origin")))
-            else:
-                if self._admitted is None:
-                    result = respond(request)
-                else:
-                    result, self._admitted = self._admitted(request), None
-                if not isinstance(result, Response):
-                    self._head, self._pending = head, result
-                    if len(request.body) >= limits.LARGE_BODY:
-                        self._executing = len(request.body)
-                    result.addCallbacks(self._response_ready, self._response_failed)
-                else:
-                    self._send_response(head, result)
+            self._execute(*item)
             if self._head is not None or self._blocked or self._receiver is not None:
                 break
         else:
@@ -300,13 +279,46 @@ class Http1Connection(Protocol):
                 self.phase = IDLE
                 self._since = self._wheel.now
         del queue[:done]
-        if self._pending is not None and self._only_responding:
-            # No `_enter`: the scheduled idle timeout applies to this phase too.
-            self.phase = RESPONSE
-            self._since = self._wheel.now
         if self._output:
             context.flush_soon(self)
         self._processing = False
+
+    def _process_alone(self, head: RequestHead, request: Request) -> None:
+        """Execute the only request of an idle connection: `_process_queue` with less work."""
+        self.phase = UNKNOWN
+        self._processing = True
+        self._execute(head, request)
+        self._processing = False
+        if self._output:
+            self._context.flush_soon(self)
+        if (
+            self._blocked
+            or self._executing
+            or self._receiver is not None
+            or self._streaming is not None
+        ):
+            self._update_phase()
+        else:
+            # No `_enter`: the scheduled idle timeout applies to both phases.
+            self.phase = IDLE if self._pending is None else ALONE
+            self._since = self._wheel.now
+
+    def _execute(self, head: RequestHead, request: Request) -> None:
+        if head.refusal is not None:
+            context = self._context
+            self._send_response(head, context.refuse(head.refusal, head.headers.get(b"origin")))
+            return
+        if self._admitted is None:
+            result = self._respond(request)
+        else:
+            result, self._admitted = self._admitted(request), None
+        if isinstance(result, Response):
+            self._send_response(head, result)
+            return
+        self._head, self._pending = head, result
+        if len(request.body) >= limits.LARGE_BODY:
+            self._executing = len(request.body)
+        result.addCallbacks(self._response_ready, self._response_failed)
 
     def _response_ready(self, response: Response) -> None:
         head, self._head, self._pending = self._head, None, None
@@ -318,7 +330,7 @@ class Http1Connection(Protocol):
             self._send_response(head, response)
             if self._processing:
                 return
-            if self.phase is RESPONSE and self._streaming is None and self._only_responding:
+            if self.phase is ALONE and self._streaming is None:
                 self.phase = IDLE
                 self._context.flush_soon(self)
             else:
@@ -343,7 +355,7 @@ class Http1Connection(Protocol):
                 response = context.refuse(item.refusal, item.origin)
             assert isinstance(response.body, bytes), "a refusal is not streamed"
             self._output += encode_response(
-                context.status_lines.line(response.status),
+                context.status_lines[response.status],
                 response,
                 response.body,
                 bodiless=bodiless,
@@ -406,7 +418,7 @@ class Http1Connection(Protocol):
         context = self._context
         last = not head.keep_alive or context.stopping
         body = response.body
-        status_line = context.status_lines.line(response.status)
+        status_line = context.status_lines[response.status]
         rest = b""
         size: int | None = None
         try:
@@ -615,7 +627,7 @@ class Http1Connection(Protocol):
             elif phase is HEAD or phase is BODY:
                 self._parser.refuse(REQUEST_TIMEOUT)
                 self._resume()
-            elif phase is RESPONSE and not self._half_closed:
+            elif phase is ALONE or (phase is RESPONSE and not self._half_closed):
                 self._since = now
             else:
                 unsent = self._writer.unsent

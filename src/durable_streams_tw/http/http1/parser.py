@@ -146,8 +146,11 @@ class RequestParser:
         self.queue.append(MalformedRequest(refusal, origin))
         self._stop()
 
-    def feed(self, data: bytes) -> None:
-        """Parse received bytes and queue what they complete."""
+    def feed(self, data: bytes) -> CompleteRequest | None:
+        """Parse received bytes; return the request if they are exactly one and none is queued.
+
+        Otherwise queue what they complete, and return None.
+        """
         start = 0
         size = len(data)
         try:
@@ -168,6 +171,18 @@ class RequestParser:
                     start = end
                 stop = start + head.length
                 if start <= stop <= size and head.is_stream:
+                    if stop == size and head.keep_alive and not self.queue:
+                        body = data[start:]
+                        # Not `with_body`: one call less for each request.
+                        return head, Request(
+                            head.method,
+                            head.root,
+                            head.path,
+                            head.query,
+                            head.headers,
+                            body,
+                            head.url,
+                        )
                     self._complete(head, data[start:stop])
                     start = stop
                 else:
@@ -177,13 +192,10 @@ class RequestParser:
             self._stop()
         except Refused as fault:
             self.refuse(fault.refusal)
+        return None
 
     def _complete(self, head: RequestHead, body: bytes) -> None:
-        # Not `with_body`: one call less for each request.
-        request = Request(
-            head.method, head.root, head.path, head.query, head.headers, body, head.url
-        )
-        self.queue.append((head, request))
+        self.queue.append((head, head.with_body(body)))
         self.consume = None if head.keep_alive else RequestParser._discard
 
     # -- heads --------------------------------------------------------------------------------

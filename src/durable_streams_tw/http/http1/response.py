@@ -6,7 +6,6 @@ with a line break in a header is not sent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -22,28 +21,22 @@ _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 
 
-@dataclass(slots=True, eq=False)
-class StatusLines:
-    """Cache of status lines with their Date header, renewed once a second."""
+class StatusLines(dict[int, bytes]):
+    """Status line and Date header of each status, without the last CR LF, renewed once a second."""
 
-    _second: int = -1
-    _date: bytes = b""
-    _lines: dict[int, bytes] = field(default_factory=dict)
+    _second = -1
+    _date = b""
 
     def tick(self, now: float) -> None:
         """Set the time, in seconds since the Unix epoch."""
         if int(now) != self._second:
             self._second = int(now)
             self._date = formatdate(self._second, usegmt=True).encode("ascii")
-            self._lines.clear()
+            self.clear()
 
-    def line(self, status: int) -> bytes:
-        """Return the status line and the Date header, without the last CR LF."""
-        line = self._lines.get(status)
-        if line is None:
-            phrase = _PHRASES.get(status, b"")
-            line = b"HTTP/1.1 %d %b\r\nDate: %b" % (status, phrase, self._date)
-            self._lines[status] = line
+    def __missing__(self, status: int) -> bytes:
+        phrase = _PHRASES.get(status, b"")
+        line = self[status] = b"HTTP/1.1 %d %b\r\nDate: %b" % (status, phrase, self._date)
         return line
 
 
@@ -103,10 +96,10 @@ def encode_chunk(data: bytes) -> bytes:
 
 
 def _head_lines(status_line: bytes, response: Response) -> bytes:
-    headers = response.own
-    lines = b"\r\n".join((status_line, *map(b": ".join, headers), b""))
-    # The status line with its Date makes two lines and each header one; a line break in a header
-    # makes more. Splitting is faster than counting CR and LF.
-    if len(lines.splitlines()) != len(headers) + 2:
+    own = response.own
+    if not own:
+        return status_line + b"\r\n"
+    lines = b"\r\n".join([b": ".join(header) for header in own])
+    if lines.count(b"\n") != len(own) - 1 or lines.count(b"\r") != len(own) - 1:
         raise InvalidHeader(f"a header of a {response.status} response has a line break")
-    return lines
+    return b"\r\n".join((status_line, lines, b""))

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from msgspec import Struct
 
 from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
+from durable_streams_tw.protocol.paths import FIRST_OF_RESERVED
 
 
 class ControlResource(Enum):
@@ -49,7 +50,7 @@ _ACTIONS: Final = {
 
 def is_control(path: bytes) -> bool:
     """Return whether a raw path after the root is reserved, in any encoding."""
-    if path[:1] not in (b"_", b"%"):
+    if path[:1] not in FIRST_OF_RESERVED:
         return False
     first = unquote_to_bytes(path.partition(b"/")[0]).partition(b"/")[0]
     return first == _RESERVED

@@ -28,6 +28,7 @@ from durable_streams_tw.storage.limits import INLINE_ACKS, MAX_QUEUE, MAX_QUEUED
 
 T = TypeVar("T")
 
+_WITH_BODY: Final = (Append, Create)
 _OVERLOADED: Final = Refusal(
     Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
 )
@@ -89,7 +90,7 @@ class QueuedStore(api.ObservedStore):
         if not self._open:
             callback(api.STOPPING)
             return
-        body = command.body if isinstance(command, Append | Create) else None
+        body = command.body if isinstance(command, _WITH_BODY) else None
         size = 0 if body is None else len(body.data)
         if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
             if self._observer is not None:
@@ -98,7 +99,9 @@ class QueuedStore(api.ObservedStore):
             return
         self._queued += 1
         self._queued_bytes += size
-        if forks.needs_count(command):
+        if type(command) is Append:
+            self._queue_command(QueuedCommand(command, size, callback))
+        elif forks.needs_count(command):
             assert isinstance(command, Create)
             self._counter.count(command, partial(self._prepared, size, callback))
         elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:

@@ -61,6 +61,7 @@ _AWAY_OBSTACLE: Final = "the process that owns the store is away"
 
 
 _WITH_BODY: Final = (Append, Create)
+_WITH_PATH: Final = (Append, Create, Delete)
 _REPLIES: Final = frozenset(
     (
         messages.Reply,
@@ -320,12 +321,8 @@ class RemoteStore(ObservedStore):
         if connection is None or not self._opened:
             self._refuse(command, callback, STORE_AWAY if self._opened else STOPPING)
             return
-        path, size = "", 0
-        if isinstance(command, _WITH_BODY):
-            path = command.path
-            size = 0 if command.body is None else len(command.body.data)
-        elif isinstance(command, Delete):
-            path = command.path
+        body = command.body if isinstance(command, _WITH_BODY) else None
+        size = 0 if body is None else len(body.data)
         if (
             self._queued_bytes + size > limits.MAX_QUEUE
             or len(self._waiting) >= limits.MAX_QUEUED_COMMANDS
@@ -334,12 +331,15 @@ class RemoteStore(ObservedStore):
             return
         self._number = number = self._number + 1
         self._queued_bytes += size
-        if size > limits.FRAME_SIZE or path in self._large:
+        message = messages.Execute(number, command)
+        if size > limits.FRAME_SIZE or (self._large and self._is_overtaking(command)):
+            assert isinstance(command, _WITH_PATH), "only these are large or in order"
+            path = command.path
             self._large[path] += 1
             callback = partial(self._large_done, path, callback)
-            connection.send_large(messages.encode([messages.Execute(number, command)]))
+            connection.send_large(messages.encode([message]))
         else:
-            connection.send(messages.Execute(number, command), size)
+            connection.send(message, size)
         self._waiting[number] = _Waiting(callback, size, _UNKNOWN)
 
     def _refuse(
@@ -348,6 +348,10 @@ class RemoteStore(ObservedStore):
         if self._observer is not None:
             self._observer.record_refusal(command, refusal)
         callback(refusal)
+
+    def _is_overtaking(self, command: Command) -> bool:
+        """Return whether a large command to the same path has no reply yet."""
+        return isinstance(command, _WITH_PATH) and command.path in self._large
 
     def _large_done(
         self, path: str, callback: Callable[[Outcome], object], outcome: Outcome
