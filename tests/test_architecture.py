@@ -29,6 +29,7 @@ ORDER = (
         "concurrency",
         "datastructures",
         "eager_writer",
+        "reactor_turn",
         "protocol",
         "outgoing",
         "storage",

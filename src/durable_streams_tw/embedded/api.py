@@ -48,6 +48,7 @@ from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams import offsets
+from durable_streams_tw.reactor_turn import turn_of
 from durable_streams_tw.storage.api import IRemoteStore, IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.key_file import KeyFile
@@ -329,6 +330,7 @@ class DurableStreams(Service):
             b"/" + root,
             self._settings,
             clocks.wall_clock(self._reactor),
+            turn_of(self._reactor),
         )
         self._connections = factory.connections
         return factory
@@ -508,12 +510,12 @@ class DurableStreams(Service):
             # Imported here, because psycopg is optional.
             from durable_streams_tw.storage.postgres.store import PostgresStore
 
-            executors = [ThreadExecutor(self._reactor, timers) for _ in range(3)]
+            executors = [ThreadExecutor(self._reactor) for _ in range(3)]
             return PostgresStore(database, timers, *executors, **common)
         assert data_dir is not None, "a directory, if neither memory nor a database"
         from durable_streams_tw.storage.durable.store import DurableStore
 
-        executor = ThreadExecutor(self._reactor, timers)
+        executor = ThreadExecutor(self._reactor)
         return DurableStore(data_dir, timers, executor, quota=settings.max_stored, **common)
 
 

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.http.limits import READER_BUFFER
 from durable_streams_tw.protocol.limits import MIB
+from durable_streams_tw.reactor_turn import turn_of
 
 # Connections that are read before the reactor handles its other events.
 _MAX_EVENTS: Final = 256
@@ -79,6 +80,7 @@ class NestedEpoll:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._turn = turn_of(reactor)
         self._epoll_object = select.epoll()
         self._watched: dict[int, PolledServer] = {}
 
@@ -129,6 +131,9 @@ class NestedEpoll:
 
     def doRead(self) -> None:
         """Read from all connections that are ready."""
+        self._turn.run(self._read_ready)
+
+    def _read_ready(self) -> None:
         watched = self._watched
         for number, event in self._epoll_object.poll(0, _MAX_EVENTS):
             connection = watched.get(number)

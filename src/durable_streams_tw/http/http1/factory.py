@@ -23,6 +23,7 @@ from durable_streams_tw.http.http1.response import StatusLines
 from durable_streams_tw.http.request_head import HeadContext
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.timer_wheel import Timed, TimerWheel
+from durable_streams_tw.reactor_turn import ReactorTurn, turn_of
 
 
 class FallbackSite(Protocol):
@@ -53,7 +54,7 @@ class Http1Factory(ServerFactory):
 
     HTTP/2 connections and all other requests go to ``site``, which serves the same streams.
     ``wall`` returns seconds since the Unix epoch for the Date header, by default those of
-    ``clock``.
+    ``clock``. ``turn`` is that of the reactor, by default of ``clock``.
     """
 
     noisy = False
@@ -67,10 +68,12 @@ class Http1Factory(ServerFactory):
         root: bytes,
         settings: Settings | None = None,
         wall: Seconds | None = None,
+        turn: ReactorTurn | None = None,
     ) -> None:
         settings = settings or Settings()
         self._site = site
         self._clock = clock
+        self._turn = turn or turn_of(clock)
         date = wall or clock.seconds
         status_lines = StatusLines()
         self.wheel = TimerWheel(clock, lambda _: status_lines.tick(date()))
@@ -155,7 +158,7 @@ class Http1Factory(ServerFactory):
             connection.flush()
             return
         if not self._to_flush:
-            self._clock.callLater(0, self._flush_all)
+            self._turn.at_end(self._flush_all)
         self._to_flush.append(connection)
 
     def _flush_all(self) -> None:

@@ -11,11 +11,11 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from durable_streams_tw.concurrency import in_daemon_thread
+from durable_streams_tw.reactor_turn import turn_of
 from durable_streams_tw.storage.limits import READ_THREADS
 
 T = TypeVar("T")
@@ -44,15 +44,12 @@ class Executor(Protocol):
 class ThreadExecutor:
     """Executor with real threads.
 
-    ``timers`` (default: the reactor) schedules the hand-over of jobs at the end of a reactor turn.
     ``readers`` is the maximum number of reader threads.
     """
 
-    def __init__(
-        self, reactor: Any, timers: IReactorTime | None = None, readers: int = READ_THREADS
-    ) -> None:
+    def __init__(self, reactor: Any, readers: int = READ_THREADS) -> None:
         self._reactor = reactor
-        self._timers: IReactorTime = timers or reactor
+        self._reactor_turn = turn_of(reactor)
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="durable-streams-read")
         # Jobs of the current reactor turn, then batches of jobs of earlier turns.
         self._turn: list[Job] = []
@@ -79,18 +76,18 @@ class ThreadExecutor:
         """
         assert not self._stopping, "a job came after the executor was stopped"
         if not self._turn:
-            self._timers.callLater(0, self._hand_over)
+            self._reactor_turn.at_end(self._hand_over)
         self._turn.append(job)
 
     def _hand_over(self) -> None:
-        # Also called by a timer after `stop`: then there is nothing left.
+        # Also called after `stop`: then there is nothing left.
         if self._turn:
             turn, self._turn = self._turn, []
             self._queue.put(turn)
 
     def call_from_thread(self, function: Callable[[], None]) -> None:
         """Call a function on the reactor's thread."""
-        self._reactor.callFromThread(function)
+        self._reactor.callFromThread(self._reactor_turn.run, function)
 
     def stop(self) -> Deferred[None]:
         """Stop all threads; fires when the last job is done."""

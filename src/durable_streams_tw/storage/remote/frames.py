@@ -12,13 +12,14 @@ from typing import Any, Final
 
 from msgspec import MsgspecError
 from twisted.internet import unix
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.eager_writer import EagerWriter
+from durable_streams_tw.reactor_turn import turn_of
 from durable_streams_tw.storage.limits import FRAME_SIZE, MAX_FRAME, MAX_MESSAGE
 from durable_streams_tw.storage.remote.messages import Fragment, encode
 
@@ -53,10 +54,10 @@ class FrameConnection(Protocol):
     def __init__(
         self, clock: IReactorTime, decode: Callable[[Buffer], list[Any]], backlog: int
     ) -> None:
-        self._clock = clock
+        self._turn = turn_of(clock)
         self._decode = decode
         self._max_backlog = backlog
-        self._call: IDelayedCall | None = None
+        self._scheduled = False
         self._open = False
         self._paused = False
         #: Number of frames that have been encoded.
@@ -86,7 +87,7 @@ class FrameConnection(Protocol):
         self._size += size + _MESSAGE_SIZE
         if self._size >= FRAME_SIZE:
             self._end_frame()
-        if self._call is None:
+        if not self._scheduled:
             self._schedule()
 
     def send_large(self, encoded: bytes) -> None:
@@ -98,8 +99,9 @@ class FrameConnection(Protocol):
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._call is None and not self._paused:
-            self._call = self._clock.callLater(0, self._flush)
+        if not self._scheduled and not self._paused:
+            self._scheduled = True
+            self._turn.at_end(self._flush)
 
     def _end_frame(self) -> None:
         messages, self._messages = self._messages, []
@@ -115,7 +117,7 @@ class FrameConnection(Protocol):
             self.fail(f"it left {self._waiting} bytes unread")
 
     def _flush(self) -> None:
-        self._call = None
+        self._scheduled = False
         if self._messages:
             self._end_frame()
         # A write may pause this producer.
@@ -160,6 +162,9 @@ class FrameConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Handle the frames that are complete."""
+        self._turn.run(self._bytes_received, data)
+
+    def _bytes_received(self, data: bytes) -> None:
         try:
             if not self._received and int.from_bytes(data[:_LENGTH], "big") == len(data) - _LENGTH:
                 # One whole frame, most of the time: not copied.
@@ -225,9 +230,6 @@ class FrameConnection(Protocol):
 
     def _release(self) -> None:
         self._open = False
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
         self._messages.clear()
         self._frames.clear()
         self._large.clear()
