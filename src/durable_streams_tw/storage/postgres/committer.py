@@ -42,7 +42,6 @@ from durable_streams_tw.storage.limits import MAX_PRODUCERS, STATE_CACHE, SWEEP_
 from durable_streams_tw.storage.postgres import locks
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray, TidArray
 from durable_streams_tw.storage.postgres.packing import PackingQueue
-from durable_streams_tw.storage.postgres.pipeline import integer, pairs
 from durable_streams_tw.storage.postgres.reader import (
     Connection,
     load_chain,
@@ -55,9 +54,11 @@ from durable_streams_tw.storage.postgres.session import (
     OutcomeUnknown,
 )
 from durable_streams_tw.storage.postgres.transaction import (
+    PRODUCERS,
     DatabaseTransaction,
     LockedRows,
     NodeContext,
+    ProducerRows,
     decode_row,
 )
 
@@ -130,11 +131,16 @@ class CommitterCounters(Struct):
 
 
 class _Locked(Struct):
-    """Result of the first round trip; ``held`` are paths that other nodes have locked."""
+    """Result of the first round trip; ``held`` are paths that other nodes have locked.
+
+    ``producers`` are those of streams whose ids were known, ``producer_rows`` their rows.
+    """
 
     rows: LockedRows
     held: set[str]
     first_id: int
+    producers: ProducerRows
+    producer_rows: list[tuple[Any, ...]]
 
 
 class Committer:
@@ -527,14 +533,19 @@ class Committer:
             found = pipeline.add(_FIND, (unknown,))
         else:
             streams = pipeline.add(_LOCK + suffix, (wanted,))
+        producers = ProducerRows(
+            [(known[path], name) for path, name in needs.producers if path in known]
+        )
+        if producers:
+            producing = pipeline.add(PRODUCERS, producers.parameters())
         pipeline.run()
-        registry = pipeline.results[numbered]
-        if not registry.ntuples:
+        registry = pipeline.rows(numbered)
+        if not registry:
             # Another node has removed the row of this one, which it believed to be dead.
             raise psycopg.OperationalError("the row of this node is gone")
-        version, first_id = (integer(registry.get_value(0, column)) for column in range(2))
+        [(version, first_id)] = registry
         rows = LockedRows([], needs.paths.copy(), needs.ids.copy(), {})
-        for tid, record in pairs(pipeline.results[streams]):
+        for tid, record in pipeline.rows(streams):
             try:
                 rows.streams.append(decode_row(tid, record))
             except CorruptRecord as corrupt:
@@ -542,8 +553,7 @@ class Committer:
         locked = {stream.state.id for stream in rows.streams}.union(rows.corrupt)
         at: dict[str, int] = {}
         if unknown:
-            rows_found = pairs(pipeline.results[found])
-            at = {path.decode("utf-8"): integer(stream_id) for stream_id, path in rows_found}
+            at = {path: stream_id for stream_id, path in pipeline.rows(found)}
         missing = [path for path, stream_id in known.items() if stream_id not in locked]
         if missing:
             rest = connection.execute(_FIND, (TextArray(missing),), binary=True)
@@ -562,7 +572,8 @@ class Committer:
         if not needs.wait:
             rows.ids &= locked
         self._load_index(connection, version)
-        return _Locked(rows, held, first_id)
+        producer_rows = pipeline.rows(producing) if producers else []
+        return _Locked(rows, held, first_id, producers, producer_rows)
 
     def _add_corrupt(
         self, connection: Connection, rows: LockedRows, tid: bytes, corrupt: CorruptRecord
@@ -598,11 +609,13 @@ class Committer:
             exclusive=needs.exclusive,
             has_space=not full,
         )
-        if needs.producers:
+        transaction.set_producers(locked.producers, locked.producer_rows)
+        if len(locked.producers) < len(needs.producers):
             by_path = {each.state.path: each.state.id for each in locked.rows.streams}
-            transaction.load_producers(
-                [(by_path[path], name) for path, name in needs.producers if path in by_path]
-            )
+            wanted_producers = {
+                (by_path[path], name) for path, name in needs.producers if path in by_path
+            }
+            transaction.load_producers(wanted_producers.difference(locked.producers.values()))
         wanted = set(needs.subscriptions)
         if needs.cursors:
             cursors: dict[bytes, Any] = dict.fromkeys(needs.cursors)

@@ -7,14 +7,15 @@ statements cost 145 us of CPU, here 18 us.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
-from itertools import count, repeat
+from itertools import count
 from struct import Struct
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import psycopg
 from psycopg import generators
+from psycopg.adapt import Transformer
 from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
@@ -72,6 +73,12 @@ class Pipeline:
             if pgconn.status != ConnStatus.BAD:
                 pgconn.exit_pipeline_mode()
 
+    def rows(self, index: int) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement's result."""
+        result, transformer = self.results[index], Transformer(self._connection)
+        transformer.set_pgresult(result, set_loaders=True, format=Format.BINARY)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
     def _exchange(self) -> Generator[Any, Any, None]:
         pgconn, names = self._connection.pgconn, self._prepared.names
         # Names of statements that are prepared now, None for executions; in order of the results.
@@ -115,18 +122,6 @@ class Pipeline:
         if not results:
             raise psycopg.OperationalError("the connection was lost")
         return results
-
-
-def integer(value: bytes | None) -> int:
-    """Decode an integer of a result."""
-    assert value is not None, "the column has no nulls"
-    return int.from_bytes(value, "big", signed=True)
-
-
-def pairs(result: PGresult) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the rows of a result with two columns that have no nulls, in binary format."""
-    rows, value = range(result.ntuples), cast(Callable[[int, int], bytes], result.get_value)
-    return zip(map(value, rows, repeat(0)), map(value, rows, repeat(1)), strict=True)
 
 
 def _encode(value: object) -> Encoded:

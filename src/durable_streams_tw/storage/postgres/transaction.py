@@ -11,6 +11,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
@@ -59,6 +60,11 @@ FROM (SELECT unnest(%s) AS tid, unnest(%s) AS record, unnest(%s) AS due) w WHERE
 _POSTPONE: Final = """UPDATE stream s SET due = w.due
 FROM unnest(%s, %s) AS w (id, due) WHERE s.id = w.id"""
 _DELETE_STREAMS: Final = "DELETE FROM stream WHERE id = ANY(%s)"
+# The lock of the stream covers rows that it knows; garbage collection deletes only others.
+_UPDATE_PRODUCERS: Final = """UPDATE producer p SET generation = w.generation, epoch = w.epoch,
+  last_seq = w.last_seq
+FROM (SELECT unnest(%s) AS tid, unnest(%s) AS generation, unnest(%s) AS epoch,
+  unnest(%s) AS last_seq) w WHERE p.ctid = w.tid"""
 _SAVE_PRODUCERS: Final = """INSERT INTO producer (stream_id, name, generation, epoch, last_seq)
 SELECT unnest(%s), unnest(%s), unnest(%s), unnest(%s), unnest(%s)
 ON CONFLICT (stream_id, name) DO UPDATE SET generation = EXCLUDED.generation,
@@ -72,10 +78,11 @@ SELECT key, record, due, CASE WHEN due IS NOT NULL THEN %s END,
 ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record, due = EXCLUDED.due,
   node = EXCLUDED.node, until = EXCLUDED.until"""
 _CHANGED_REGISTRY: Final = "UPDATE registry SET version = version + 1"
-_PRODUCERS: Final = """SELECT p.stream_id, p.name, p.generation, p.epoch, p.last_seq
+PRODUCERS: Final = """SELECT p.stream_id, p.name, p.generation, p.epoch, p.last_seq, p.tid
 FROM (SELECT unnest(%s) AS id, unnest(%s) AS name) w
-CROSS JOIN LATERAL (SELECT * FROM producer p
+CROSS JOIN LATERAL (SELECT p.*, p.ctid AS tid FROM producer p
   WHERE p.stream_id = w.id AND p.name = w.name OFFSET 0) p"""
+"""Statement that reads producers, by `ProducerRows.parameters`."""
 
 _PACK: Final = {tables.LINKS.prefix: tables.LINKS.pack, tables.CURSORS.prefix: tables.CURSORS.pack}
 
@@ -116,6 +123,29 @@ def decode_row(tid: bytes, record: bytes) -> LockedStream:
     return LockedStream(found.state, found.indexed_at, found.producers, tid)
 
 
+class KnownProducer(Struct, gc=False):
+    """Row of a producer; ``tid`` is its place in the table, empty if it may have none."""
+
+    generation: int
+    state: ProducerState
+    tid: bytes = b""
+
+
+#: Stream id and producer id.
+ProducerKey = tuple[int, str]
+
+
+class ProducerRows(dict[tuple[int, bytes], ProducerKey]):
+    """Keys of producers by the stream id and the name in their rows."""
+
+    def __init__(self, keys: Iterable[ProducerKey]) -> None:
+        super().__init__([((key[0], codec.producer_name(key[1])), key) for key in keys])
+
+    def parameters(self) -> tuple[Int8Array, ByteaArray]:
+        """Return the parameters of `PRODUCERS`: stream ids and names."""
+        return Int8Array([row[0] for row in self]), ByteaArray([row[1] for row in self])
+
+
 class LockedRows(Struct):
     """Streams that a committer has locked, and the paths and ids that it was to lock.
 
@@ -139,6 +169,12 @@ class NodeContext(Struct, frozen=True):
     access: AccessTimes
     ids: IdSource
     max_producers: int
+
+
+def _columns(producers: Iterable[KnownProducer]) -> Iterator[Int8Array]:
+    """Yield the generations, epochs and last sequence numbers of producers."""
+    for name in ("generation", "state.epoch", "state.last_seq"):
+        yield Int8Array(map(attrgetter(name), producers))
 
 
 def _rows(bodies: list[Body]) -> Iterable[tuple[bytes, int]]:
@@ -199,9 +235,9 @@ class DatabaseTransaction:
         self._deleted: list[int] = []
         self._postponed: dict[int, int] = {}
         self._garbage: list[tuple[int, int]] = []
-        # Generation and state by stream id and producer id, None if the stream does not know it.
-        self._producers: dict[tuple[int, str], tuple[int, ProducerState] | None] = {}
-        self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
+        # None if there is no row.
+        self._producers: dict[ProducerKey, KnownProducer | None] = {}
+        self._dirty_producers: dict[ProducerKey, KnownProducer] = {}
         # Records by table and key, None if the key has none.
         self._records: dict[bytes, dict[bytes, Any]] = {prefix: {} for prefix in reader.TABLES}
         self._dirty_records: dict[bytes, dict[bytes, Any]] = {
@@ -223,18 +259,20 @@ class DatabaseTransaction:
         """Take subscriptions whose rows are locked, by key; None if there is none."""
         self._records[tables.SUBSCRIPTIONS.prefix].update(subscriptions)
 
-    def load_producers(self, wanted: Iterable[tuple[int, str]]) -> None:
-        """Read producers of locked streams: pairs of stream id and producer id."""
-        pairs = [pair for pair in wanted if pair not in self._producers]
-        if not pairs:
+    def set_producers(self, wanted: ProducerRows, rows: Iterable[Sequence[Any]]) -> None:
+        """Take the rows of producers, which `PRODUCERS` has read under the locks of streams."""
+        self._producers.update(dict.fromkeys(wanted.values()))
+        for stream_id, name, generation, epoch, last_seq, tid in rows:
+            key, state = wanted[stream_id, name], ProducerState(epoch, last_seq)
+            self._producers[key] = KnownProducer(generation, state, tid)
+
+    def load_producers(self, keys: Iterable[ProducerKey]) -> None:
+        """Read producers of locked streams."""
+        wanted = ProducerRows(keys)
+        if not wanted:
             return
-        names = ByteaArray([codec.producer_name(name) for _, name in pairs])
-        rows = self.connection.execute(
-            _PRODUCERS, (Int8Array([stream_id for stream_id, _ in pairs]), names), binary=True
-        ).fetchall()
-        found = {(row[0], row[1]): (row[2], ProducerState(row[3], row[4])) for row in rows}
-        for pair, name in zip(pairs, names, strict=True):
-            self._producers[pair] = found.get((pair[0], name))
+        rows = self.connection.execute(PRODUCERS, wanted.parameters(), binary=True)
+        self.set_producers(wanted, rows)
 
     # -- Transaction ----------------------------------------------------------------------------
 
@@ -301,19 +339,17 @@ class DatabaseTransaction:
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """Return the state of a producer, or None."""
-        known = self._producer(self._by_id[stream_id], producer_id)
-        return None if known is None else known[1]
+        known = self._producer(self._by_id[stream_id], (stream_id, producer_id))
+        return None if known is None else known.state
 
-    def _producer(self, stream: LockedStream, producer_id: str) -> tuple[int, ProducerState] | None:
-        """Return a producer's generation and state, or None if neither generation has it."""
-        pair = stream.state.id, producer_id
-        if pair not in self._producers:
+    def _producer(self, stream: LockedStream, key: ProducerKey) -> KnownProducer | None:
+        """Return a producer, or None if neither generation has it."""
+        if key not in self._producers:
             if stream.state.id in self.created:
                 return None
-            self.load_producers([pair])
-        known = self._producers[pair]
-        current = stream.producers
-        if known is None or known[0] == current.number or current.remembers(known[0]):
+            self.load_producers([key])
+        known, current = self._producers[key], stream.producers
+        if known is None or current.remembers(known.generation):
             return known
         return None
 
@@ -350,15 +386,16 @@ class DatabaseTransaction:
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
         """Write the state of a stream's producer."""
         stream = self._by_id[stream_id]
-        pair = stream_id, producer_id
-        known = self._producer(stream, producer_id)
-        if known is None or known[0] != stream.producers.number:
+        key = stream_id, producer_id
+        known = self._producer(stream, key)
+        if known is None or known.generation != stream.producers.number:
             before = stream.producers
             after = stream.producers = before.joined(self._context.max_producers)
             if after.number > max(before.number, 1):
                 self._garbage.append((stream_id, after.number - 1))
-        written = stream.producers.number, state
-        self._producers[pair] = self._dirty_producers[pair] = written
+        tid = b"" if known is None else known.tid
+        written = KnownProducer(stream.producers.number, state, tid)
+        self._producers[key] = self._dirty_producers[key] = written
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Append a body at the old tail. The stream must have been saved in this batch."""
@@ -496,21 +533,7 @@ class DatabaseTransaction:
             written = True
             execute(_POSTPONE, (Int8Array(self._postponed), Int8Array(self._postponed.values())))
         written = self._flush_chunks(execute) or written
-        # The producers of a stream that was removed in this batch are not written.
-        producers = [
-            (pair, known) for pair, known in self._dirty_producers.items() if pair[0] in self._dirty
-        ]
-        if producers:
-            execute(
-                _SAVE_PRODUCERS,
-                (
-                    Int8Array([pair[0] for pair, _ in producers]),
-                    ByteaArray([codec.producer_name(pair[1]) for pair, _ in producers]),
-                    Int8Array([known[0] for _, known in producers]),
-                    Int8Array([known[1].epoch for _, known in producers]),
-                    Int8Array([known[1].last_seq for _, known in producers]),
-                ),
-            )
+        self._flush_producers(execute)
         if self._garbage:
             written = True
             execute(
@@ -553,6 +576,17 @@ class DatabaseTransaction:
                     Int8Array([None if fork is None else fork.source_id for fork in forks]),
                 ),
             )
+
+    def _flush_producers(self, execute: Execute) -> None:
+        # The producers of a stream that was removed in this batch are not written.
+        dirty = {key: p for key, p in self._dirty_producers.items() if key[0] in self._dirty}
+        old = [producer for producer in dirty.values() if producer.tid]
+        if old:
+            tids = TidArray([producer.tid for producer in old])
+            execute(_UPDATE_PRODUCERS, (tids, *_columns(old)))
+        new = {key: producer for key, producer in dirty.items() if not producer.tid}
+        if new:
+            execute(_SAVE_PRODUCERS, (*ProducerRows(new).parameters(), *_columns(new.values())))
 
     def _flush_chunks(self, execute: Execute) -> bool:
         bodies, self._bodies = self._bodies, {}
