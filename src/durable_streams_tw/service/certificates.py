@@ -53,12 +53,13 @@ def _read(text: str) -> _RecordingReactor:
         # Create the context now, which fails if the key does not match the certificate.
         recorder.options.getContext()
     except Exception as error:
-        raise UnusableCertificate(_why(error)) from error
+        raise UnusableCertificate(why_unusable(error)) from error
     recorded: _RecordingReactor = recorder
     return recorded
 
 
-def _why(error: Any) -> str:
+def why_unusable(error: Any) -> str:
+    """Return the reason for which an endpoint string cannot be used."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{_text(error.filename)}: {error.strerror}"
     if type(error).__module__.startswith("OpenSSL."):

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 
 from durable_streams_tw.service import proxy_protocol
-from durable_streams_tw.service.certificates import KIND, TLSEndpoint
+from durable_streams_tw.service.certificates import KIND, TLSEndpoint, why_unusable
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.limits import ACCEPT_BACKLOG
 
@@ -140,6 +140,4 @@ def _has_ipv6() -> bool:
 def _why(error: Any, text: str) -> str:
     if text.startswith("systemd:") and isinstance(error, LookupError):
         return "no such socket: systemd: endpoints require a systemd service with socket activation"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    return why_unusable(error)
