@@ -9,6 +9,7 @@ earlier.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,13 +76,18 @@ class ServiceGroup(MultiService):
         self._started()
 
     def stopService(self) -> Deferred[None]:
-        """Stop all services. The Deferred fires when the last one has stopped."""
+        """Stop all services. The Deferred fires when the last one has stopped.
+
+        Meanwhile SIGTERM is ignored: the reactor would log an error.
+        """
         Service.stopService(self)
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._log.info("The server is stopping")
         stopped = stop_all(*[service.stopService for service in reversed(list(self))])
 
         def log(result: T) -> T:
             self._log.info("The server has stopped")
+            signal.signal(signal.SIGTERM, before)
             return result
 
         return stopped.addBoth(log)
