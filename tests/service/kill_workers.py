@@ -302,6 +302,7 @@ def run_round(
     limit = within * (SUPERVISOR_FACTOR if name == "supervisor" else 1)
     if back > limit:
         raise Failed(f"{name}: {back:.2f} s until all producers had written again")
+    wait(lambda: not children_of(server.process.pid, ended=True), "reaping of killed processes")
     return f"{name:10} process {roles[name]:7}, writes after {back:.2f} s"
 
 

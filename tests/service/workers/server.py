@@ -26,8 +26,8 @@ def workers_in(log: str) -> dict[str, int]:
     return {name: int(pid) for name, pid in _WORKER.findall(log)}
 
 
-def children_of(pid: int) -> list[int]:
-    """Return the ids of the child processes of a process."""
+def children_of(pid: int, *, ended: bool = False) -> list[int]:
+    """Return the ids of the child processes of a process: those that run, or zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -36,7 +36,7 @@ def children_of(pid: int) -> list[int]:
             except OSError:
                 continue
             state, parent = status.rpartition(")")[2].split()[:2]
-            if int(parent) == pid and state != "Z":
+            if int(parent) == pid and (state == "Z") == ended:
                 found.append(int(entry.name))
     return found
 

@@ -87,8 +87,13 @@ class ServerTests(WorkersTestCase):
             self.check_failures(server, follower)
             supervised = children_of(server.pid)
             self.assertEqual(len(supervised), 5)
+            wait_until(lambda: not children_of(server.pid, ended=True))
+            # The stop waits for the suspended owner, and a second SIGTERM changes nothing.
+            os.kill(workers_in(server.log)["owner"], signal.SIGSTOP)
             server.signal(signal.SIGTERM)
             rest = follower.response.read()
+            server.signal(signal.SIGTERM)
+            os.kill(workers_in(server.log)["owner"], signal.SIGCONT)
             self.assertEqual(server.wait(), -signal.SIGTERM)
             self.assertIn(b"event: control", follower.received + rest)
         self.assert_nothing_left(supervised)
@@ -127,7 +132,7 @@ class ServerTests(WorkersTestCase):
         follower.until(b"event: control")
 
     def test_supervisor_killed(self) -> None:
-        """All processes end, and the port and the data directory are free for a new server."""
+        """All processes end, also suspended ones, and port and data directory are free again."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -135,6 +140,8 @@ class ServerTests(WorkersTestCase):
         with self.serve(*where) as first:
             self.assertEqual(ask(port, "PUT", "a", b"x")[0], 201)
             supervised = children_of(first.pid)
+            for pid in supervised:
+                os.kill(pid, signal.SIGSTOP)
             self.assertEqual(first.stop(signal.SIGKILL), -signal.SIGKILL)
         with self.serve(*where) as second:
             self.assertEqual(ask(port, "GET", "a"), (200, b"x"))

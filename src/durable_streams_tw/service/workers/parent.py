@@ -1,12 +1,17 @@
-"""End of a worker together with its parent, the supervisor."""
+"""The supervisor as the parent of its workers: their end together with it, and its orphans."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
+
+from twisted.internet import process
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -26,10 +31,37 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
+def call_without_parent(call: Callable[[], object]) -> None:
+    """Call a function and exit when the parent ends, as `end_with_parent` does. Linux only.
+
+    SIGCONT is the signal that a stopped process handles too.
+    """
+    parent = os.getppid()
+
+    def resumed(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            call()
+            os._exit(0)
+
+    signal.signal(signal.SIGCONT, resumed)
+    end_with_parent(signal.SIGCONT)
+
+
 def adopt_orphans() -> None:
     """Become the parent of descendants whose parent ends, if `ADOPTS_ORPHANS`."""
     if ADOPTS_ORPHANS:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans() -> None:
+    """Reap all orphans that have ended, if `ADOPTS_ORPHANS`; Twisted reaps the other children."""
+    process.reapAllProcesses()
+    with suppress(ChildProcessError):
+        while ADOPTS_ORPHANS:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid in process.reapProcessHandlers:
+                return
+            os.waitpid(ended.si_pid, 0)
 
 
 def await_adoption(parent: int) -> None:

@@ -38,7 +38,7 @@ from durable_streams_tw.service.workers.messages import (
     ToWorker,
     WebhookErrors,
 )
-from durable_streams_tw.service.workers.parent import end_with_parent
+from durable_streams_tw.service.workers.parent import call_without_parent
 from durable_streams_tw.service.workers.shared_sockets import InheritedPorts
 from durable_streams_tw.service.workers.usage import UsageReporter
 from durable_streams_tw.service.workers.worker_process import CONTROL
@@ -127,8 +127,7 @@ class OwnerRole:
         self._stats = streams.server_stats()
         self.webhook_errors = streams.webhook_errors
         self._exposition = Exposition(self._stats)
-        # The owner has a directory to remove.
-        end_with_parent(0)
+        call_without_parent(self.abandon)
         self._server = streams.store_server()
         self._address = assignment.address
         self._reactor = reactor

@@ -45,7 +45,7 @@ from durable_streams_tw.service.workers.limits import (
     MAX_SOCKET_DIRECTORY,
     OWNER_STOP,
 )
-from durable_streams_tw.service.workers.parent import adopt_orphans
+from durable_streams_tw.service.workers.parent import adopt_orphans, reap_orphans
 from durable_streams_tw.service.workers.restarts import RestartBackoff
 from durable_streams_tw.service.workers.shared_sockets import SocketBinder
 from durable_streams_tw.service.workers.usage import UsageTotals
@@ -112,9 +112,10 @@ class Supervisor(Service):
         self._addresses: list[Any] | None = None
         self._notices: tuple[messages.PortNotice, ...] = ()
         self._directory = ""
-        # Current processes by name, and one that waits to replace one.
+        # Current processes by name, one that waits to replace one, and the names that wait for it.
         self._workers: dict[str, WorkerProcess] = {}
         self._spare: WorkerProcess | None = None
+        self._waiting: list[str] = []
         self._restarted: set[str] = set()
         self._backoffs: dict[str, RestartBackoff] = {}
         self._restarts: dict[str, IDelayedCall] = {}
@@ -217,7 +218,7 @@ class Supervisor(Service):
 
     def _prepare_spare(self) -> None:
         """Fork a process that can replace a worker while a new template imports its modules."""
-        if self._spare is None and self.running:
+        if self._spare is None and self.running and not self._template.ended.called:
             self._spare = self._spawn()
             self._spare.adopt()
 
@@ -247,6 +248,8 @@ class Supervisor(Service):
         if isinstance(message, messages.Started):
             if name == SPARE:
                 self._hangs.ignore(worker)
+                self._reactor.callLater(0, self._reap_orphans)
+                self._replace()
         elif isinstance(message, messages.Heartbeat):
             if worker.is_ready:
                 self._hangs.expect(worker)
@@ -294,13 +297,36 @@ class Supervisor(Service):
             return
         if worker is self._spare:
             self._spare = None
+            if not worker.pid:
+                self._not_forked(worker.template)
+                return
         else:
             self._restarted.add(name)
         self._restart_later(worker, how)
 
+    def _not_forked(self, template: TemplateProcess) -> None:
+        """Leave it to the next template to fork a process that this one did not fork."""
+        if template is not self._template:
+            self._prepare_spare()
+        elif not template.ended.called:
+            self._log.error(
+                "{worker} (process {pid}) did not fork a process and is killed",
+                worker=template.name,
+                pid=template.pid,
+            )
+            template.kill()
+
     def _template_exited(self, how: str) -> None:
+        # Not now: Twisted is calling the children that have ended.
+        self._reactor.callLater(0, self._reap_orphans)
         if self.running:
             self._restart_later(self._template, how)
+
+    def _reap_orphans(self) -> None:
+        """Reap processes that a template was killed too early to reap."""
+        # A process that has not reported its id yet would be taken for one of them.
+        if self._spare is None or self._spare.pid:
+            reap_orphans()
 
     def _restart_later(self, ended: WorkerProcess | TemplateProcess, how: str) -> None:
         name = ended.name
@@ -323,17 +349,25 @@ class Supervisor(Service):
             self._start_template()
             self._log.info("{worker} serves (process {pid})", worker=name, pid=self._template.pid)
         elif name != SPARE:
-            self._prepare_spare()
-            worker, self._spare = self._spare, None
-            assert worker is not None, "one was prepared"
-            self._workers[name] = worker
-            self._hangs.expect(worker)
-            worker.assign(name, self._assignment(name))
+            self._waiting.append(name)
+            self._replace()
+        self._prepare_spare()
+
+    def _replace(self) -> None:
+        """Give the spare process, once it runs, to the worker that waits for the longest time."""
+        worker = self._spare
+        if worker is None or not worker.pid or not self._waiting:
+            return
+        name = self._waiting.pop(0)
+        self._spare = None
+        self._workers[name] = worker
+        self._hangs.expect(worker)
+        worker.assign(name, self._assignment(name))
         self._prepare_spare()
 
     def _kill_hung(self, worker: WorkerProcess) -> None:
         # Without an id, it was not forked.
-        hung = worker if worker.pid else self._template
+        hung = worker if worker.pid else worker.template
         self._log.error(
             "{worker} (process {pid}) has not answered for {seconds:g} s and is killed",
             worker=hung.name,

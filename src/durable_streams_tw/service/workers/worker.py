@@ -131,11 +131,11 @@ class Worker:
 
 def run_worker(reactor: Any, pair: socket.socket) -> None:
     """Wait for an assignment and carry it out. Return at once if the supervisor ends before."""
+    end_with_parent(signal.SIGKILL)
     try:
         messages.write_message(pair, messages.Started(os.getpid()))
         assignment = messages.read_message(pair, messages.decode_for_worker)
         messages.write_message(pair, messages.Heartbeat())
     except (EOFError, OSError):
         return
-    end_with_parent(signal.SIGKILL)
     Worker(reactor, assignment, pair).run()

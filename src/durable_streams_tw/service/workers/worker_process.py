@@ -112,6 +112,8 @@ class WorkerProcess:
     ) -> None:
         #: Name for the log, such as ``front-1``.
         self.name = SPARE
+        #: Process that forks this one.
+        self.template = template
         self._reactor = reactor
         self._received = received
         self._on_exit = exited
@@ -149,7 +151,9 @@ class WorkerProcess:
         if self._messages.transport is not None:
             self.send(assignment)
             return
-        messages.write_message(self._pair, assignment)
+        # Closed if the worker has ended, as `read` finds out.
+        with suppress(BrokenPipeError):
+            messages.write_message(self._pair, assignment)
 
     def read(self) -> None:
         """Process messages of a worker that starts, before the reactor runs. Blocks."""
