@@ -126,6 +126,18 @@ class ProducerTests(SynchronousTestCase):
         fixture.run(producer.flush())
         self.assertEqual(fixture.fixture.ask("GET", "s").body, b"102122232")
 
+    def test_back_pressure_of_small_messages(self) -> None:
+        """`append` also waits while twice the messages of the batches in flight are outstanding."""
+        fixture = ClientFixture()
+        fixture.fixture.put("s")
+        producer = self.producer(fixture, max_in_flight=1, max_batch_messages=2)
+        appends = [fixture.start(producer.append(b"%d;" % number)) for number in range(6)]
+        self.assertEqual([one.called for one in appends], [True] * 4 + [False] * 2)
+        for append in appends:
+            fixture.finish(append)
+        fixture.run(producer.flush())
+        self.assertEqual(fixture.fixture.ask("GET", "s").body, b"0;1;2;3;4;5;")
+
     def test_gap(self) -> None:
         """A batch that overtakes the previous one is repeated after it."""
         script = Script(answer("409 Conflict", **GAP), accepted(0), accepted(1))

@@ -72,9 +72,9 @@ class Producer:
 
     `append` accepts a message; batches are sent in the background, up to ``max_in_flight`` at a
     time. A batch is sent when it has ``max_batch_bytes`` or ``max_batch_messages``, or ``linger``
-    seconds after its first message. `append` waits while ``max_buffered_bytes`` are not yet
-    acknowledged. Each batch is retried until the retry limit of the client, and the server accepts
-    it once.
+    seconds after its first message. `append` waits while ``max_buffered_bytes``, or twice the
+    messages of the batches in flight, are not yet acknowledged. Each batch is retried until the
+    retry limit of the client, and the server accepts it once.
 
     Without a ``name``, the producer gets a random name and epoch 0. With a name, it fences earlier
     producers of that name: its epoch is ``epoch``, by default the current time in ms since the
@@ -121,6 +121,8 @@ class Producer:
         self._max_batch_messages = max_batch_messages
         self._max_in_flight = max_in_flight
         self._max_buffered_bytes = max_buffered_bytes
+        # Small messages: a caller that never waits would keep the event loop from sending batches.
+        self._max_buffered_messages = 2 * max_in_flight * max_batch_messages
         self._on_failure = on_failure
         self._timers = wire.timers
         self._start: Starter | None = None
@@ -251,6 +253,8 @@ class Producer:
         return stopped
 
     def _has_room(self) -> bool:
+        if len(self._outstanding) >= self._max_buffered_messages:
+            return False
         return self._buffered < self._max_buffered_bytes
 
     def _accept(self, message: bytes) -> Delivery:
