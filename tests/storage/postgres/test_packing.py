@@ -7,7 +7,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Chunk
 from durable_streams_tw.storage.postgres.connection import connect
-from durable_streams_tw.storage.postgres.packing import PACKED_ROWS, NewChunks, PackingQueue, merge
+from durable_streams_tw.storage.postgres.packing import (
+    BEFORE_ALL,
+    PACKED_ROWS,
+    NewChunks,
+    PackingQueue,
+    find_unpacked,
+    merge,
+)
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from tests.storage.postgres.store_case import PostgresStoreCase
 from tests.storage.store_case import JSON, post, put
@@ -91,6 +98,35 @@ class PackedStreamTests(PostgresStoreCase, SynchronousTestCase):
         self.assertIsInstance(state, StreamState)
         self.appended(post(b"1", content_type=JSON))
         self.assertEqual(self.content(), expected + b"1,")
+
+    def test_rows_of_before_a_restart(self) -> None:
+        """A node packs the small rows that it has written before its start, in all streams."""
+        paths = [f"s/{number}" for number in range(70)]
+        self.submit_all(*[put(path) for path in paths])
+        for _ in range(PACKED_ROWS + 1):
+            self.submit_all(*[post(SMALL, path) for path in paths])
+        self.created(put("large", raw=bytes(2**20)))
+        self.assertEqual(self.rows(), 70 * (PACKED_ROWS + 1) + 16)
+        self.restart()
+        for _ in range(4):
+            self.node.sweep()
+        self.assertEqual(self.rows(), 70 * 2 + 16)
+        self.assertEqual(self.content(paths[-1]), (PACKED_ROWS + 1) * SMALL)
+
+    def test_long_stream_of_before_a_restart(self) -> None:
+        """Rows after those of one page are found, too."""
+        self.created(put(raw=bytes(2**20)))
+        with connect(self.settings) as connection:
+            connection.execute(
+                "INSERT INTO chunk SELECT stream_id, 1048576 + i, 0, 'x' FROM chunk, "
+                "generate_series(0, 2499) i WHERE position = 0"
+            )
+        queue = PackingQueue()
+        with connect(self.settings) as connection:
+            after = find_unpacked(connection, queue, BEFORE_ALL)
+            assert after is not None
+            self.assertEqual(list(queue.take().values()), [2**20])
+            self.assertIsNone(find_unpacked(connection, queue, after))
 
     def test_deleted_before_it_is_packed(self) -> None:
         self.created(put())

@@ -21,7 +21,12 @@ from durable_streams_tw.storage.limits import SWEEP_STEP
 from durable_streams_tw.storage.postgres.committer import Committer
 from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
 from durable_streams_tw.storage.postgres.garbage import collect_garbage
-from durable_streams_tw.storage.postgres.packing import PackingQueue, pack
+from durable_streams_tw.storage.postgres.packing import (
+    BEFORE_ALL,
+    PackingQueue,
+    find_unpacked,
+    pack,
+)
 from durable_streams_tw.storage.postgres.reader import Connection
 from durable_streams_tw.storage.postgres.session import DatabaseUnavailable
 
@@ -67,6 +72,8 @@ class BackgroundTasks(BackgroundTimers):
         self._committer = committer
         self._followed = followed
         self._packing = packing
+        # Where to look for unpacked rows of before the start, None once all are found.
+        self._unpacked: tuple[int, int] | None = BEFORE_ALL
         self._poll = poll
         self._end_frozen = end_frozen
         # Accesses that readers wait for, with what to call once they are written.
@@ -128,6 +135,9 @@ class BackgroundTasks(BackgroundTimers):
             )
             ended = committer.expire(due) if due else BatchResult([], [], {}, 0)
             more = committer.call(collect_garbage)
+            if self._unpacked is not None:
+                search = partial(find_unpacked, queue=self._packing, after=self._unpacked)
+                self._unpacked = committer.call(search)
             for stream_id, first in self._packing.take().items():
                 position: int | None = first
                 while position is not None:

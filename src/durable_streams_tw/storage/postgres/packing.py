@@ -3,6 +3,9 @@
 A batch writes a row for each stream to which it appends. A row costs some 60 bytes and an index
 entry, and reading many of them takes longer. Bytes keep their positions, so readers need no lock:
 they see the rows of before or of after.
+
+A node packs the streams to which it has appended. What it had counted is lost when it ends: after
+its next start, it reads the index of all rows once, a part in each sweep.
 """
 
 from __future__ import annotations
@@ -32,9 +35,23 @@ _STREAMS: Final = 50
 #: Rows that one transaction reads.
 _STEP: Final = 1_000
 
+#: Entries of the index that `find_unpacked` reads.
+_SCAN: Final = 2_000
+
+BEFORE_ALL: Final = 0, -1
+"""Position of `find_unpacked` before all rows."""
+
 _LOCK: Final = "SELECT 1 FROM stream WHERE id = %s FOR UPDATE SKIP LOCKED"
 _ROWS: Final = """SELECT position, flags, data FROM chunk
 WHERE stream_id = %s AND position >= %s ORDER BY position LIMIT %s"""
+# The last row of a stream has no size here; it is not packed either.
+_SMALL_ROWS: Final = f"""SELECT stream_id, max(position), min(position) FILTER (WHERE small),
+  count(*) FILTER (WHERE small), count(*)
+FROM (SELECT stream_id, position, {_SMALL} >
+    lead(position) OVER (PARTITION BY stream_id ORDER BY position) - position AS small
+  FROM (SELECT stream_id, position FROM chunk WHERE (stream_id, position) > (%s, %s)
+    ORDER BY stream_id, position LIMIT {_SCAN}) page) sized
+GROUP BY stream_id ORDER BY stream_id"""
 _DELETE: Final = "DELETE FROM chunk WHERE stream_id = %s AND position = ANY(%s)"
 _INSERT: Final = """INSERT INTO chunk (stream_id, position, flags, data)
 SELECT %s, position, 0, data FROM unnest(%s, %s) AS w (position, data)"""
@@ -105,6 +122,24 @@ def pack(connection: Connection, stream_id: int, first: int) -> int | None:
                 ),
             )
     return None if len(rows) < _STEP else rows[-1][0]
+
+
+def find_unpacked(
+    connection: Connection, queue: PackingQueue, after: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Queue streams with many small rows among the next rows ``after`` a stream id and a position.
+
+    Return where to continue, None at the end. Raises `psycopg.Error`.
+    """
+    found = connection.execute(_SMALL_ROWS.encode(), after).fetchall()
+    for stream_id, _, first, small, _ in found:
+        if small >= PACKED_ROWS:
+            queue.add({stream_id: NewChunks(first, small)})
+    if sum([row[4] for row in found]) < _SCAN:
+        return None
+    stream_id, last = found[-1][:2]
+    # Read the last stream again as a whole, unless it fills the page.
+    return stream_id, (last if len(found) == 1 else -1)
 
 
 def merge(rows: list[tuple[int, int, bytes]]) -> list[list[tuple[int, bytes]]]:
