@@ -2,10 +2,16 @@
 
     python -m bench.workers [--fronts 0,1,2] [--seconds 2] [--rounds 3]
 
-With 0 fronts, one process does everything, as without ``--workers``. Otherwise the owner runs on
-the second core, all fronts on the first one, and the load on the last one, which is the owner's on
-a machine with two. So rates are those of one core of fronts. The estimates for 4 and 8 cores are
-computed from CPU times: one core for the owner, the others for fronts.
+With 0 fronts, one process does everything, as without ``--workers``. Each front has a core of its
+own, then the owner, as far as there are cores; further processes share them, beginning with the
+first. The load runs on the last core. So rates of more processes than cores are those of shared
+cores: compare CPU times. The estimates for 4 and 8 cores are computed from these: one core for the
+owner, the others for fronts.
+
+Appends to subscribers are sent at a pace at which each reaches all of them before the next, so a
+delivery is one write to a socket. A faster writer makes no figure to compare: while a front writes
+to its subscribers, appends gather and share the next write, and with fewer subscribers for each
+front, fewer gather.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ START_SECONDS = 30.0
 SUBSCRIBERS = 400
 MANY = 1000
 BURST = 100
+PACE = 0.02
 ESTIMATED = (4, 8)
 HEADER = (
     "| load | processes | rate/s | front or whole, us | owner, us | "
@@ -94,8 +101,9 @@ def running(fronts: int, port: int) -> Iterator[Workers]:
             ending.callback(process.stop)
             return process
 
-        owner = start("owner", cores[min(1, len(cores) - 1)]) if fronts else None
-        serving = [start("front" if fronts else "whole", cores[0]) for _ in range(fronts or 1)]
+        owner = start("owner", cores[fronts % len(cores)]) if fronts else None
+        role = "front" if fronts else "whole"
+        serving = [start(role, cores[number % len(cores)]) for number in range(fronts or 1)]
         for process in serving:
             process.await_answer(ROOT + "none", START_SECONDS)
         time.sleep(1.0)
@@ -119,7 +127,7 @@ def requests(workers: Workers, connections: int, seconds: float, *arguments: str
 
 
 def deliveries(workers: Workers, seconds: float) -> Figures:
-    """Deliver appends to subscribers of one stream."""
+    """Deliver paced appends to subscribers of one stream."""
     with Client(workers.port) as client:
         client.create("live", TEXT)
 
@@ -129,7 +137,7 @@ def deliveries(workers: Workers, seconds: float) -> Figures:
         def deliver() -> tuple[int, float]:
             count, lasted = 0, 0.0
             while lasted < seconds:
-                followed = subscribers.follow(BURST, 0.0, 60.0)
+                followed = subscribers.follow(BURST, PACE, 60.0)
                 count += followed.deliveries
                 lasted += followed.seconds
             return count, lasted
