@@ -122,9 +122,9 @@ class ResponseHeaders:
 
 
 @lru_cache(maxsize=1024)
-def content_headers(content_type: str) -> tuple[Header, ...]:
-    """Return the headers of a response with a stream's bytes."""
+def with_content(common: CommonHeaders, content_type: str) -> CommonHeaders:
+    """Return the common headers of responses with a stream's bytes."""
     kind = (headers.H_CONTENT_TYPE, content_type.encode("utf-8"))
-    if content_types.essence(content_type) in _INLINE_TYPES:
-        return (kind, _SANDBOX)
-    return (kind, _SANDBOX, _ATTACHMENT)
+    inline = content_types.essence(content_type) in _INLINE_TYPES
+    disposition = () if inline else (_ATTACHMENT,)
+    return CommonHeaders(kind, _SANDBOX, *disposition, *common.headers)

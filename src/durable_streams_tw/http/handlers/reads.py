@@ -20,7 +20,7 @@ from durable_streams_tw.http.response_headers import (
     BASE64,
     EVENT_STREAM,
     ResponseHeaders,
-    content_headers,
+    with_content,
 )
 from durable_streams_tw.live.body_output import BodySink
 from durable_streams_tw.live.long_poll import LongPolls
@@ -133,7 +133,7 @@ class ReadHandler:
             own.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
             if caching.matches_etag(request_headers.get(headers.IF_NONE_MATCH), tag):
                 return Response(304, own, b"", common)
-        own.extend(content_headers(content_type))
+        common = with_content(common, content_type)
         if chunk.more:
             return Response(200, own, self._streamed(chunk, own, gzips), common)
         body = json_mode.document(chunk.data) if content_types.is_json(content_type) else chunk.data

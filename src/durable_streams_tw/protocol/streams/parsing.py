@@ -54,6 +54,9 @@ _CATCH_UP_ALL: Final = ReadQuery(START)
 _LIVE: Final = {mode.value: mode for mode in LiveMode}
 _KNOWN: Final = frozenset(("offset", "live", "cursor"))
 
+# Longest query that is cached, in bytes.
+_SHORT_QUERY: Final = 256
+
 # Headers of a POST other than Content-Type. Most requests have none of them.
 _RARE: Final = frozenset(
     (
@@ -75,6 +78,10 @@ def parse_read(query: bytes) -> ReadQuery:
     """
     if not query:
         return _CATCH_UP_ALL
+    return _parse_short_query(query) if len(query) <= _SHORT_QUERY else _parse_query(query)
+
+
+def _parse_query(query: bytes) -> ReadQuery:
     given: dict[str, str] = {}
     for part in query.decode("latin-1").split("&"):
         name, _, value = part.partition("=")
@@ -94,6 +101,10 @@ def parse_read(query: bytes) -> ReadQuery:
     offset = parse_offset(given["offset"]) if "offset" in given else START
     cursor = given.get("cursor")
     return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
+
+
+# Readers that follow a stream send equal queries: they ask for its newest offset.
+_parse_short_query: Final = lru_cache(maxsize=1024)(_parse_query)
 
 
 def resume_read(query: ReadQuery, last_event_id: bytes | None) -> ReadQuery:
