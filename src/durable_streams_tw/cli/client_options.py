@@ -96,7 +96,8 @@ class ClientOptions(Struct, frozen=True):
         from durable_streams_tw.client import RetryEvent, RetryPolicy, StreamClient
 
         def on_retry(event: RetryEvent) -> None:
-            if event.attempt == 1 and not self.quiet:
+            # The end of the command cuts requests in progress.
+            if event.attempt == 1 and not self.quiet and reactor.running:
                 click.echo(f"{PROGRAM}: {event.error}; trying again", err=True)
 
         return StreamClient(
