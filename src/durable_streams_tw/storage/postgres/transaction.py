@@ -109,8 +109,6 @@ class LockedStream(Struct, gc=False):
     due: int | None = None
     producers: Generation = FIRST_GENERATION
     tid: bytes = b""
-    pending: list[Body] | None = None
-    pending_from: int = 0
 
     def record(self) -> bytes:
         """Return the record to write."""
@@ -231,7 +229,8 @@ class DatabaseTransaction:
         self._dirty: dict[int, LockedStream] = {}
         #: Ids of streams that this transaction creates.
         self.created: set[int] = set()
-        self._bodies: dict[int, LockedStream] = {}
+        # Old tail, and the bodies from there on, by stream id.
+        self._bodies: dict[int, tuple[int, list[Body]]] = {}
         self._deleted: list[int] = []
         self._postponed: dict[int, int] = {}
         self._garbage: list[tuple[int, int]] = []
@@ -379,7 +378,8 @@ class DatabaseTransaction:
         deadline = None if state.deleted else state.deadline()
         # The sweep moves an entry that is too early. Moving it here would change an index with
         # every append to a stream with a TTL.
-        if deadline is None or stream.due is None or deadline < stream.due:
+        due = stream.due
+        if due != deadline and (deadline is None or due is None or deadline < due):
             stream.due = deadline
         self._dirty[state.id] = stream
 
@@ -399,12 +399,11 @@ class DatabaseTransaction:
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Append a body at the old tail. The stream must have been saved in this batch."""
-        stream = self._dirty[state.id]
-        if stream.pending is None:
-            stream.pending, stream.pending_from = [body], start
-            self._bodies[state.id] = stream
+        pending = self._bodies.get(state.id)
+        if pending is None:
+            self._bodies[state.id] = start, [body]
         else:
-            stream.pending.append(body)
+            pending[1].append(body)
         self.size += len(body.data)
 
     def is_receiving(self, path: str) -> bool:
@@ -592,13 +591,11 @@ class DatabaseTransaction:
         bodies, self._bodies = self._bodies, {}
         ids, positions, flags, data = Int8Array(), Int8Array(), Int8Array(), ByteaArray()
         size = 0
-        for stream_id, stream in bodies.items():
-            position = stream.pending_from
+        for stream_id, (position, pending) in bodies.items():
             written = self.chunks.get(stream_id)
             if written is None:
                 written = self.chunks[stream_id] = NewChunks(position)
-            assert stream.pending, "only streams with bodies are pending"
-            for payload, flag in _rows(stream.pending):
+            for payload, flag in _rows(pending):
                 ids.append(stream_id)
                 positions.append(position)
                 flags.append(flag)
@@ -615,7 +612,6 @@ class DatabaseTransaction:
                         ByteaArray(),
                     )
                     size = 0
-            stream.pending = None
         if ids:
             execute(_INSERT_CHUNKS, (ids, positions, flags, data))
         self._flushed = self._flushed or bool(bodies)
