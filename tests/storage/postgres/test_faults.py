@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -381,6 +382,18 @@ class ErrorTests(FaultCase):
         for outcome in (outcomes[0], outcomes[2], self.result(self.store.read("a", 0, 1))):
             self.assertRefused(Problem.CORRUPT_RECORD, outcome)
         self.assertEqual(self.content("b"), b"x")
+
+    def test_batch_is_freed(self) -> None:
+        """A transaction and its bodies are freed without the garbage collector."""
+        self.created(put())
+        self.appended(post(b"x", producer=("p", 0, 0)))
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for number in range(1, 4):
+            self.appended(post(b"x", producer=("p", 0, number)))
+        kept = [each for each in gc.get_objects() if isinstance(each, DatabaseTransaction)]
+        self.assertLess(len(kept), 2)
 
     def test_large_body_is_sent_in_parts(self) -> None:
         """No message to the database is so long that a slow link looks like a frozen node."""

@@ -224,8 +224,7 @@ class DatabaseTransaction:
         self._by_id = {stream.state.id: stream for stream in locked.streams}
         self._floor: int | None = None
         self._unlocked: dict[str, StreamState | CorruptRecord | None] = {}
-        self._reader = reader.ConnectionReader(connection, self._lookup)
-        self._chains = reader.ConnectionReader(connection)
+        self._ancestors: dict[int, StreamState] = {}
         self._dirty: dict[int, LockedStream] = {}
         #: Ids of streams that this transaction creates.
         self.created: set[int] = set()
@@ -326,7 +325,18 @@ class DatabaseTransaction:
         stream = self._by_id.get(stream_id)
         if stream is not None:
             return stream.state
-        return self._chains.stream(stream_id)
+        if stream_id not in self._ancestors:
+            chain = reader.load_chain(self.connection, stream_id)
+            self._ancestors.update({state.id: state for state in chain})
+        return self._ancestors.get(stream_id)
+
+    def _reader(self) -> reader.ConnectionReader:
+        """Return a reader of the bytes of streams.
+
+        An attribute would make a reference cycle, and bodies of batches would stay in memory until
+        the garbage collector runs.
+        """
+        return reader.ConnectionReader(self.connection, self._lookup)
 
     def new_id(self) -> int:
         """Return an id greater than those of all locked streams and their lineages."""
@@ -355,13 +365,13 @@ class DatabaseTransaction:
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Yield the stored messages of a stream, including those of this batch."""
         self._flush_chunks(self._execute)
-        return self._reader.message_runs(state, start)
+        return self._reader().message_runs(state, start)
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
         """Return whether a position is a message boundary."""
         if position not in (0, state.tail):
             self._flush_chunks(self._execute)
-        return self._reader.is_boundary(state, position)
+        return self._reader().is_boundary(state, position)
 
     def save(self, state: StreamState) -> None:
         """Write the state of a new or changed stream."""
