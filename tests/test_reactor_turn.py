@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from gc import collect
+from weakref import ref
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -82,3 +85,13 @@ class ReactorTurnTests(SynchronousTestCase):
         """All callers share the turns of a reactor; other reactors have their own."""
         self.assertIs(turn_of(self.clock), turn_of(self.clock))
         self.assertIsNot(turn_of(self.clock), turn_of(Clock()))
+
+    def test_released(self) -> None:
+        """A reactor is released when its last caller is."""
+        clock = Clock()
+        turn = turn_of(clock)
+        turn.run(turn.at_end, lambda: None)
+        released = ref(clock)
+        del clock, turn
+        collect()
+        self.assertIsNone(released())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -57,7 +57,8 @@ class ReactorTurn:
                 self._log.failure("A call at the end of a reactor turn failed")
 
 
-_turns: WeakKeyDictionary[Any, ReactorTurn] = WeakKeyDictionary()
+# A turn refers to its reactor, so a dictionary with weak keys would keep both.
+_turns: WeakValueDictionary[Any, ReactorTurn] = WeakValueDictionary()
 
 
 def turn_of(reactor: Any) -> ReactorTurn:
