@@ -12,6 +12,7 @@ from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.http2.heads import HeadReader, HeadWriter, RawFields, integer
 from durable_streams_tw.http.messages import NO_HEADERS, CommonHeaders, InvalidHeader
 from durable_streams_tw.http.request_head import HeadContext, RequestHead
+from durable_streams_tw.http.response_headers import with_content
 from durable_streams_tw.protocol.errors import Problem, Refused
 
 AROUND = HeadContext(b"/s/", 1_000, secure=True)
@@ -205,6 +206,23 @@ class WriterTests(SynchronousTestCase):
             sizes.append(len(block))
         self.assertEqual((sizes[1], sizes[3], sizes[7]), (sizes[1],) * 3)
         self.assertLess(sizes[1], sizes[0] - 200)
+
+    def test_content_types(self) -> None:
+        """Any number of content types leaves the client's table to the headers of all responses."""
+        writer, decoder = HeadWriter(), Decoder()
+        every = CommonHeaders((b"X-A", b"1" * 200))
+
+        def size_of(content_type: str) -> int:
+            block = writer.write(200, [], with_content(every, content_type), None, DATE)
+            self.assertIn((b"content-type", content_type.encode()), decoded(decoder, block))
+            return len(block)
+
+        size_of("text/plain")
+        sizes = {size_of(f"text/{number:04}") for number in (*range(100), *range(100))}
+        self.assertEqual(len(sizes), 2, "the first with Content-Disposition is longer")
+        table = decoder.header_table.dynamic_entries
+        self.assertNotIn(b"content-type", [bytes(name) for name, _ in table])
+        self.assertLess(len(writer.write(200, [], every, None, DATE)), 60)
 
     def test_statuses(self) -> None:
         """Every status can be encoded."""

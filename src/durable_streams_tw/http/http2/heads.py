@@ -21,6 +21,7 @@ from durable_streams_tw.http.limits import MAX_FIELD_BLOCK, MAX_FIELDS, MAX_HEAD
 from durable_streams_tw.http.messages import CommonHeaders, InvalidHeader
 from durable_streams_tw.http.request_head import HeadContext, RequestHead, read_head
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.headers import H_CONTENT_TYPE
 from durable_streams_tw.protocol.streams.responses import Header
 
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")
@@ -186,7 +187,7 @@ _DATE: Final = b"\x0f\x12"
 # (RFC 7541 §4.1).
 _TABLE_SIZE: Final = 4_096
 _ENTRY: Final = 32
-# Most cached sets of common headers: there is one for each Origin.
+# Most cached sets of common headers: there is one for each Origin and content type.
 _COMMON_SETS: Final = 16
 
 
@@ -224,8 +225,8 @@ class HeadWriter:
     """Encoder of the response heads of one connection (RFC 7541).
 
     Headers that all responses share enter the client's table once, and take one byte each from
-    then on. All others are literals: nothing is evicted, and the size of a head reveals nothing
-    about a secret in another one (RFC 7541 §7.1).
+    then on. All others are literals, the content types of streams too: nothing is evicted, and the
+    size of a head reveals nothing about a secret in another one (RFC 7541 §7.1).
     """
 
     __slots__ = ("_common", "_count", "_positions", "_resize", "_space")
@@ -283,7 +284,7 @@ class HeadWriter:
                 parts.append(
                     integer(len(HeaderTable.STATIC_TABLE) + 1 + self._count - place, 7, 0x80)
                 )
-            elif size > self._space:
+            elif size > self._space or field[0] == H_CONTENT_TYPE:
                 parts.append(_literal(field))
             else:
                 self._space -= size
@@ -294,10 +295,10 @@ class HeadWriter:
                 )
                 grown = True
         shared = b"".join(parts)
-        if grown:
+        if grown or len(self._common) >= _COMMON_SETS:
             # New entries shift all indexes.
             self._common.clear()
-        elif len(self._common) < _COMMON_SETS:
+        else:
             self._common[common] = shared
         return shared
 
