@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -95,6 +96,18 @@ def load_chain(connection: Connection, stream_id: int) -> list[StreamState]:
     return [decode_stream(record).state for _, record in rows]
 
 
+def load_ancestor(
+    connection: Connection, known: dict[int, StreamState], stream_id: int
+) -> StreamState | None:
+    """Return the stream of an id; add it and its ancestors to the ``known`` ones.
+
+    Raises `CorruptRecord` and `psycopg.Error`.
+    """
+    if stream_id not in known:
+        known.update({state.id: state for state in load_chain(connection, stream_id)})
+    return known.get(stream_id)
+
+
 def scan(
     connection: Connection, table: RecordTable[T], first: bytes, stop: bytes | None
 ) -> Iterator[tuple[bytes, T]]:
@@ -139,10 +152,11 @@ class ConnectionReader(ExtentReader):
     def __init__(
         self, connection: Connection, lookup: Lookup | None = None, reach: int = _REACH
     ) -> None:
-        super().__init__(lookup or self.stream)
         self._connection = connection
         self._reach = max(reach, 1)
         self._known: dict[int, StreamState] = {}
+        # Not `self.stream`: only the garbage collector could free a reference cycle.
+        super().__init__(lookup or partial(load_ancestor, connection, self._known))
 
     def stream_at(self, path: str) -> StreamState | None:
         """Return the stream that holds a path."""
@@ -150,10 +164,7 @@ class ConnectionReader(ExtentReader):
 
     def stream(self, stream_id: int) -> StreamState | None:
         """Return the stream of an id, and remember its ancestors."""
-        if stream_id not in self._known:
-            chain = load_chain(self._connection, stream_id)
-            self._known.update({state.id: state for state in chain})
-        return self._known.get(stream_id)
+        return load_ancestor(self._connection, self._known, stream_id)
 
     def records(self, extent: Extent) -> Iterator[StoredRecord]:
         """Yield the chunks of an extent."""

@@ -325,10 +325,7 @@ class DatabaseTransaction:
         stream = self._by_id.get(stream_id)
         if stream is not None:
             return stream.state
-        if stream_id not in self._ancestors:
-            chain = reader.load_chain(self.connection, stream_id)
-            self._ancestors.update({state.id: state for state in chain})
-        return self._ancestors.get(stream_id)
+        return reader.load_ancestor(self.connection, self._ancestors, stream_id)
 
     def _reader(self) -> reader.ConnectionReader:
         """Return a reader of the bytes of streams.
