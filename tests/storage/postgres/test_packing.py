@@ -128,6 +128,21 @@ class PackedStreamTests(PostgresStoreCase, SynchronousTestCase):
             self.assertEqual(list(queue.take().values()), [2**20])
             self.assertIsNone(find_unpacked(connection, queue, after))
 
+    def test_long_stream_in_steps(self) -> None:
+        """One step of the sweep reads a part of a long stream, and the next ones the rest."""
+        self.created(put(raw=b"x"))
+        with connect(self.settings) as connection:
+            connection.execute(
+                "INSERT INTO chunk SELECT stream_id, 1 + i, 0, 'x' FROM chunk, "
+                "generate_series(0, 4998) i WHERE position = 0"
+            )
+        self.restart()
+        result = self.store._background._sweep_step()
+        assert result is not None and result.more, result
+        self.assertGreater(self.rows(), 3_000)
+        self.node.sweep()
+        self.assertLess(self.rows(), 10)
+
     def test_deleted_before_it_is_packed(self) -> None:
         self.created(put())
         for _ in range(PACKED_ROWS):

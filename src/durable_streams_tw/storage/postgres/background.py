@@ -139,10 +139,10 @@ class BackgroundTasks(BackgroundTimers):
                 search = partial(find_unpacked, queue=self._packing, after=self._unpacked)
                 self._unpacked = committer.call(search)
             for stream_id, first in self._packing.take().items():
-                position: int | None = first
-                while position is not None:
-                    step = partial(pack, stream_id=stream_id, first=position)
-                    position = committer.call(step)
+                # One transaction a stream: a long one must not delay commands, or a stop.
+                rest = committer.call(partial(pack, stream_id=stream_id, first=first))
+                if rest is not None:
+                    self._packing.put_back(stream_id, rest)
         except DatabaseUnavailable:
             return None
         # Due streams that other nodes have locked are left to them.

@@ -94,6 +94,11 @@ class PackingQueue:
             self._ready = dict(islice(self._ready.items(), most, None))
             return ready
 
+    def put_back(self, stream_id: int, position: int) -> None:
+        """Pack a stream further from a position, after the other streams."""
+        with self._lock:
+            self._ready[stream_id] = position
+
     def __bool__(self) -> bool:
         """Return whether streams are left to pack."""
         return bool(self._ready)
