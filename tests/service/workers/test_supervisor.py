@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.configuration import Configuration
@@ -179,6 +180,18 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual(len(self.templates), 2)
         self.made[-1].run()
         self.assertIs(self.made[-1].template, self.templates[-1])
+
+    def test_template_that_has_ended(self) -> None:
+        """The end of a template that SIGCHLD has not reported yet is no failure to fork."""
+        self.made[-1].end()
+        self.reactor.advance(0)
+        self.patch(supervisor, "reap_orphans", self.templates[-1].kill)
+        with capturedLogs() as events:
+            self.made[-1].end()
+        self.assertEqual([event["worker"] for event in events], [TEMPLATE])
+        self.assertIn("was killed by signal 9", events[0]["how"])
+        self.reactor.advance(0)
+        self.assertEqual(len(self.templates), 2)
 
     def test_process_that_an_earlier_template_did_not_fork(self) -> None:
         """Its end is no reason to replace the template again."""

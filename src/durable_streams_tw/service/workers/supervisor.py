@@ -308,7 +308,10 @@ class Supervisor(Service):
         """Leave it to the next template to fork a process that this one did not fork."""
         if template is not self._template:
             self._prepare_spare()
-        elif not template.ended.called:
+            return
+        # The pair of a template that has ended may be closed before SIGCHLD is handled.
+        self._reap_orphans()
+        if not template.ended.called:
             self._log.error(
                 "{worker} (process {pid}) did not fork a process and is killed",
                 worker=template.name,
