@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import sys
+import time
 from io import BufferedReader
 from pathlib import Path
 
@@ -144,6 +145,14 @@ class RunTests(ServingTestCase):
             )
             self.assertNotIn("Traceback", run.log)
             self.assertNotIn("Unhandled", run.log)
+
+    def test_repeated_signals(self) -> None:
+        """Further SIGTERMs until the process has ended do not change the exit status."""
+        with self.start("run", "--port=0", "--interface=127.0.0.1", "--data-dir=data") as run:
+            for _ in range(80):
+                run.signal(signal.SIGTERM)
+                time.sleep(0.005)
+            self.assertEqual(run.wait(), 0)
 
     def test_invalid_settings(self) -> None:
         """Invalid settings exit with status 2 and one line."""

@@ -50,6 +50,8 @@ def serve(
 
     running.addSystemEventTrigger("before", "shutdown", stop)
     running.run()
+    # A second SIGTERM must not change the exit status while the interpreter ends.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return 0
 
 
