@@ -154,13 +154,14 @@ def _find_postgres(found: Field, _: Path | None) -> None:
     cluster.initialize()
     cluster.start()
     found.versions["PostgreSQL"] = str(cluster.version)
-    # Databases by directory: a row may start a server again on the same store.
-    databases: dict[Path, str] = {}
 
     def command(port: int, home: Path) -> list[str]:
-        if home not in databases:
-            databases[home] = cluster.create_database()
-        url = cluster.url(databases[home], tcp=True)
+        # A row may start a server again on the same store, and the next row make the directory
+        # again.
+        name = home / "database"
+        if not name.exists():
+            name.write_text(cluster.create_database(), encoding="ascii")
+        url = cluster.url(name.read_text(encoding="ascii"), tcp=True)
         return [*_ours("--database", url)("memory", port, home)]
 
     found.variants.append(Variant("postgres", "durable", command, _compiled()))
