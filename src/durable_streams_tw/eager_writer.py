@@ -9,6 +9,7 @@ Private attributes of Twisted's stream transports are used here and in `http.soc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import EAGAIN, ENOBUFS
 from typing import Any, Final
 
@@ -39,22 +40,20 @@ class EagerWriter:
         if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(data)
             return
-        try:
-            sent = self._send(data)
-        except OSError as error:
-            if not self._is_full(error):
-                return
-            sent = 0
-        if sent < len(data):
+        sent = self._try_send(self._send, data)
+        if sent is not None and sent < len(data):
             self._transport.write(data[sent:])
 
-    def _is_full(self, error: OSError) -> bool:
-        """Return whether the socket's buffer is full; otherwise reset the connection."""
-        full = error.errno in _FULL
-        if not full:
+    def _try_send(self, send: Callable[[Any], int], what: object) -> int | None:
+        """Return how many bytes the socket accepts now, None if the connection is lost."""
+        try:
+            return send(what)
+        except OSError as error:
+            if error.errno in _FULL:
+                return 0
             # The reactor calls connectionLost.
             self.abort()
-        return full
+            return None
 
     def abort(self) -> None:
         """Reset the connection. Unsent bytes are lost."""

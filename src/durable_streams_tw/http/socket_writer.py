@@ -40,12 +40,9 @@ class SocketWriter(EagerWriter):
         if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(b"".join(parts))
             return
-        try:
-            sent = eager.socket.sendmsg(parts)
-        except OSError as error:
-            if not self._is_full(error):
-                return
-            sent = 0
+        sent = self._try_send(eager.socket.sendmsg, parts)
+        if sent is None:
+            return
         for part in parts:
             if sent < len(part):
                 self._transport.write(part[sent:])

@@ -30,6 +30,11 @@ T_co = TypeVar("T_co", covariant=True)
 Command = Create | Append | Delete | SubscriptionCommand
 Outcome = Created | Appended | Deleted | SubscriptionOutcome | Refusal
 
+#: Commands with a body. A union that is made for each check takes longer than the check.
+WITH_BODY: Final = (Append, Create)
+#: Commands that name one stream.
+OF_STREAMS: Final = (Append, Create, Delete)
+
 #: Refusal of requests while the process that owns the store is away.
 STORE_AWAY: Final = Refusal(
     Problem.STORAGE_UNAVAILABLE,
@@ -41,6 +46,12 @@ STORE_AWAY: Final = Refusal(
 STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
 
 _log = Logger()
+
+
+def body_size(command: Command) -> int:
+    """Return the size of a command's body in bytes, 0 if it has none."""
+    body = command.body if isinstance(command, WITH_BODY) else None
+    return 0 if body is None else len(body.data)
 
 
 class Chunk(Struct, frozen=True, array_like=True, tag=True):

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.storage.api import Change, Command, MeasuredBatch, Outcome
+from durable_streams_tw.storage.api import Change, Command, MeasuredBatch, Outcome, body_size
 
 T = TypeVar("T")
 
@@ -96,12 +96,7 @@ class StoreMetrics:
             return
         kinds = Counter(map(type, outcomes))
         refused = kinds.pop(Refusal, 0)
-        appended = kinds.get(Appended, 0)
-        duplicates = 0
-        if appended == len(outcomes):
-            duplicates = sum(map(_DUPLICATE, outcomes))
-        elif appended:
-            duplicates = sum([o.duplicate for o in outcomes if isinstance(o, Appended)])
+        duplicates = sum([o.duplicate for o in outcomes if isinstance(o, Appended)])
         counted = self.commands
         for kind, number in kinds.items():
             counted[_KINDS.get(kind, _OTHER), "done"] += number
@@ -110,7 +105,7 @@ class StoreMetrics:
             counted["append", "duplicate"] += duplicates
             self.sizes["duplicate"] += sum(
                 [
-                    _size(command)
+                    body_size(command)
                     for command, outcome in zip(commands, outcomes, strict=True)
                     if isinstance(outcome, Appended) and outcome.duplicate
                 ]
@@ -147,7 +142,7 @@ class StoreMetrics:
         problem = refusal.problem
         result = "refused" if problem.status < 500 else "failed"
         self.commands[_KINDS.get(type(command), _OTHER), result] += 1
-        self.sizes[result] += _size(command)
+        self.sizes[result] += body_size(command)
         self.refusals[problem.slug] += 1
 
     def time_read(
@@ -165,8 +160,3 @@ class StoreMetrics:
             return result
 
         return submit(run).addCallback(record)
-
-
-def _size(command: Command) -> int:
-    body = command.body if isinstance(command, Append | Create) else None
-    return 0 if body is None else len(body.data)

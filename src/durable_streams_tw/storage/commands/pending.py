@@ -27,7 +27,7 @@ from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_WAKE_STREAMS
 from durable_streams_tw.protocol.streams import bodies
-from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions import state as subscriptions_state
 from durable_streams_tw.protocol.subscriptions.index import Member
@@ -40,7 +40,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Subscription,
 )
 from durable_streams_tw.storage import limits
-from durable_streams_tw.storage.api import StoreSnapshot
+from durable_streams_tw.storage.api import OF_STREAMS, StoreSnapshot
 from durable_streams_tw.storage.commands.appends import append, living
 from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.engine import tables
@@ -139,7 +139,7 @@ def must_wait(transaction: Transaction, command: object, held: bool) -> bool:
     ``held`` means that a command of a subscription is waiting. Then commands that could start a
     fan-out of several steps wait too, so that they cannot delay it forever.
     """
-    if not isinstance(command, Append | Create | Delete):
+    if not isinstance(command, OF_STREAMS):
         return bool(transaction.fan_outs)
     path = command.path
     if path in transaction.fan_outs:

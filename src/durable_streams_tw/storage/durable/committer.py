@@ -33,11 +33,18 @@ from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.bodies import Body
-from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.api import Change, Command, Outcome, RecordChange
+from durable_streams_tw.storage.api import (
+    OF_STREAMS,
+    WITH_BODY,
+    Change,
+    Command,
+    Outcome,
+    RecordChange,
+)
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import FULL
 from durable_streams_tw.storage.commands.batches import (
@@ -64,7 +71,6 @@ FULL_DISK = "the disk is full: appends and creates are refused until space is fr
 UNAVAILABLE = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed; nothing was written")
 
 _LARGEST: Final = max(limits.DELETE_STEP, limits.SWEEP_STEP)
-_WITH_BODY: Final = (Append, Create)
 _SLOWEST: Final = 32
 
 
@@ -324,7 +330,7 @@ class Committer:
                     continue
                 waiting.append(index)
                 least += 1
-                if isinstance(command, Append | Create | Delete):
+                if isinstance(command, OF_STREAMS):
                     blocked.add(command.path)
                 else:
                     held = True
@@ -337,7 +343,7 @@ class Committer:
                 writes = transaction.writes
                 try:
                     if (
-                        isinstance(command, _WITH_BODY)
+                        isinstance(command, WITH_BODY)
                         and command.body is not None
                         and len(command.body.data) > limits.MAX_BATCH
                     ):
@@ -353,7 +359,7 @@ class Committer:
             if outcome is None and not resuming:
                 outcome = FULL
             if outcome is None:
-                assert isinstance(command, Append | Create), "only these are done in steps"
+                assert isinstance(command, WITH_BODY), "only these are done in steps"
                 waiting.append(index)
                 least += 1
                 blocked.add(command.path)
@@ -365,7 +371,7 @@ class Committer:
         self, transaction: BatchTransaction, command: Command, held: bool, blocked: set[str]
     ) -> bool:
         """Return whether a command has to wait for a fan-out, a staged body or another command."""
-        if isinstance(command, Append | Create | Delete):
+        if isinstance(command, OF_STREAMS):
             path = command.path
             if path in blocked:
                 return True

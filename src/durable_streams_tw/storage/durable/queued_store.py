@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.commands import Create
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
 from durable_streams_tw.storage import api
@@ -28,7 +28,6 @@ from durable_streams_tw.storage.limits import INLINE_ACKS, MAX_QUEUE, MAX_QUEUED
 
 T = TypeVar("T")
 
-_WITH_BODY: Final = (Append, Create)
 _OVERLOADED: Final = Refusal(
     Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
 )
@@ -90,8 +89,7 @@ class QueuedStore(api.ObservedStore):
         if not self._open:
             callback(api.STOPPING)
             return
-        body = command.body if isinstance(command, _WITH_BODY) else None
-        size = 0 if body is None else len(body.data)
+        size = api.body_size(command)
         if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
             if self._observer is not None:
                 self._observer.record_refusal(command, _OVERLOADED)
@@ -99,9 +97,7 @@ class QueuedStore(api.ObservedStore):
             return
         self._queued += 1
         self._queued_bytes += size
-        if type(command) is Append:
-            self._queue_command(QueuedCommand(command, size, callback))
-        elif forks.needs_count(command):
+        if forks.needs_count(command):
             assert isinstance(command, Create)
             self._counter.count(command, partial(self._prepared, size, callback))
         elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:

@@ -25,7 +25,7 @@ from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import Subscription
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.api import Command, Outcome
+from durable_streams_tw.storage.api import OF_STREAMS, Command, Outcome
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import FULL
 from durable_streams_tw.storage.commands.batches import BatchResult, SparedCommands, grows
@@ -267,7 +267,7 @@ class Committer:
                 outcome = FULL
             if outcome is None:
                 writes = transaction.writes
-                transaction.reads_unlocked = not isinstance(command, locks.OF_STREAMS)
+                transaction.reads_unlocked = not isinstance(command, OF_STREAMS)
                 try:
                     outcome = _carry_out(transaction, command, now)
                 except (locks.MissingLock, psycopg.Error):

@@ -31,7 +31,7 @@ from durable_streams_tw.protocol.subscriptions.commands import (
     Unsubscribe,
 )
 from durable_streams_tw.protocol.subscriptions.index import Member, SubscriptionIndex
-from durable_streams_tw.storage.api import Command
+from durable_streams_tw.storage.api import OF_STREAMS, Command
 from durable_streams_tw.storage.engine.tables import stream_key, subscription_key
 
 MIGRATION: Final = 1
@@ -44,8 +44,6 @@ KEYRING: Final = 3
 """Second key of the advisory lock under which signing keys are made and changed."""
 
 
-#: Commands that name one stream.
-OF_STREAMS: Final = (Append, Create, Delete)
 _OF_REGISTRY: Final = (Subscribe, Unsubscribe, LinkStreams, UnlinkStream)
 
 

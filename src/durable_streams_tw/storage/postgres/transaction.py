@@ -169,6 +169,11 @@ class NodeContext(Struct, frozen=True):
     max_producers: int
 
 
+def _no_chunks() -> tuple[Int8Array, Int8Array, Int8Array, ByteaArray]:
+    """Return the parameters of `_INSERT_CHUNKS` without any row."""
+    return Int8Array(), Int8Array(), Int8Array(), ByteaArray()
+
+
 def _columns(producers: Iterable[KnownProducer]) -> Iterator[Int8Array]:
     """Yield the generations, epochs and last sequence numbers of producers."""
     for name in ("generation", "state.epoch", "state.last_seq"):
@@ -596,7 +601,7 @@ class DatabaseTransaction:
 
     def _flush_chunks(self, execute: Execute) -> bool:
         bodies, self._bodies = self._bodies, {}
-        ids, positions, flags, data = Int8Array(), Int8Array(), Int8Array(), ByteaArray()
+        ids, positions, flags, data = _no_chunks()
         size = 0
         for stream_id, (position, pending) in bodies.items():
             written = self.chunks.get(stream_id)
@@ -612,12 +617,7 @@ class DatabaseTransaction:
                 size += len(payload)
                 if size >= _STATEMENT_SIZE:
                     execute(_INSERT_CHUNKS, (ids, positions, flags, data))
-                    ids, positions, flags, data = (
-                        Int8Array(),
-                        Int8Array(),
-                        Int8Array(),
-                        ByteaArray(),
-                    )
+                    ids, positions, flags, data = _no_chunks()
                     size = 0
         if ids:
             execute(_INSERT_CHUNKS, (ids, positions, flags, data))

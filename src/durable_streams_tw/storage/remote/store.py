@@ -20,11 +20,11 @@ from zope.interface import implementer
 from durable_streams_tw.clocks import cancel
 from durable_streams_tw.concurrency import WorkerPool
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import (
+    OF_STREAMS,
     STOPPING,
     STORE_AWAY,
     Change,
@@ -36,6 +36,7 @@ from durable_streams_tw.storage.api import (
     Query,
     RecordListener,
     Stats,
+    body_size,
     notify_listeners,
 )
 from durable_streams_tw.storage.remote import messages
@@ -59,9 +60,6 @@ _OVERLOADED: Final = Refusal(
 )
 _AWAY_OBSTACLE: Final = "the process that owns the store is away"
 
-
-_WITH_BODY: Final = (Append, Create)
-_WITH_PATH: Final = (Append, Create, Delete)
 _REPLIES: Final = frozenset(
     (
         messages.Reply,
@@ -321,8 +319,8 @@ class RemoteStore(ObservedStore):
         if connection is None or not self._opened:
             self._refuse(command, callback, STORE_AWAY if self._opened else STOPPING)
             return
-        body = command.body if isinstance(command, _WITH_BODY) else None
-        size = 0 if body is None else len(body.data)
+        path = command.path if isinstance(command, OF_STREAMS) else ""
+        size = body_size(command)
         if (
             self._queued_bytes + size > limits.MAX_QUEUE
             or len(self._waiting) >= limits.MAX_QUEUED_COMMANDS
@@ -332,9 +330,7 @@ class RemoteStore(ObservedStore):
         self._number = number = self._number + 1
         self._queued_bytes += size
         message = messages.Execute(number, command)
-        if size > limits.FRAME_SIZE or (self._large and self._is_overtaking(command)):
-            assert isinstance(command, _WITH_PATH), "only these are large or in order"
-            path = command.path
+        if size > limits.FRAME_SIZE or path in self._large:
             self._large[path] += 1
             callback = partial(self._large_done, path, callback)
             connection.send_large(messages.encode([message]))
@@ -348,10 +344,6 @@ class RemoteStore(ObservedStore):
         if self._observer is not None:
             self._observer.record_refusal(command, refusal)
         callback(refusal)
-
-    def _is_overtaking(self, command: Command) -> bool:
-        """Return whether a large command to the same path has no reply yet."""
-        return isinstance(command, _WITH_PATH) and command.path in self._large
 
     def _large_done(
         self, path: str, callback: Callable[[Outcome], object], outcome: Outcome
