@@ -26,7 +26,7 @@ class ReactorTurn:
         self._running = False
 
     def run(self, handler: Callable[..., object], *arguments: Any) -> None:
-        """Call the handler of an event, and then what it passed to `at_end`."""
+        """Call the handler of an event, then the functions that were passed to `at_end`."""
         if self._running:
             handler(*arguments)
             return

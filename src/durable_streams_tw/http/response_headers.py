@@ -116,9 +116,7 @@ class ResponseHeaders:
 
     def complete(self, answer: BufferedResponse, origin: bytes | None) -> Response:
         """Add the headers of every response to ``answer``, whose list of headers is reused."""
-        # Not `common` in most cases: one call less for each response.
-        common = self._default if origin is None else self.common(origin)
-        return Response(answer.status, answer.headers, answer.body, common)
+        return Response(answer.status, answer.headers, answer.body, self.common(origin))
 
 
 @lru_cache(maxsize=1024)

@@ -98,11 +98,7 @@ class StreamHandler:
         client disconnects: a waiting read ends, a write continues.
         """
         try:
-            method = self._methods.get(request.method)
-            path = request.path
-            if method is None or path[:1] in paths.FIRST_OF_RESERVED:
-                return self._route(request)
-            return method(request, paths.parse_stream_path(path))
+            return self._route(request)
         except Exception:  # noqa: BLE001 - refusals are raised too, and every error gets a response
             return self.error_response(Failure(), request.headers.get(headers.ORIGIN))
 
@@ -145,12 +141,13 @@ class StreamHandler:
             if request.method == b"OPTIONS":
                 return self._response_headers.options(origin)
             return self.refuse(_METHOD_NOT_ALLOWED, origin)
-        if self._control is not None and is_control(request.path):
-            return self._control.respond(request)
-        name = paths.parse_stream_path(request.path)
-        if paths.is_reserved(name):
-            return self.refuse(_RESERVED, request.headers.get(headers.ORIGIN))
-        return method(request, name)
+        path = request.path
+        if path[:1] in paths.FIRST_OF_RESERVED:
+            if self._control is not None and is_control(path):
+                return self._control.respond(request)
+            if paths.is_reserved(paths.parse_stream_path(path)):
+                return self.refuse(_RESERVED, request.headers.get(headers.ORIGIN))
+        return method(request, paths.parse_stream_path(path))
 
     def _check_head(self, request: Request) -> Response | None:
         origin = request.headers.get(headers.ORIGIN)
@@ -182,7 +179,7 @@ class StreamHandler:
         return continue_with(self._writes.delete(path, request.headers), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
-        if type(outcome) is Appended:
+        if isinstance(outcome, Appended):
             answer = responses.appended(outcome)
         elif isinstance(outcome, Refusal):
             answer = responses.refused(outcome)

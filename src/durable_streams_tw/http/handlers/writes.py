@@ -102,7 +102,7 @@ class WriteHandler:
         """Append like `append`, and pass the outcome to ``result``, now or later."""
         fields = parsing.parse_append(header)
         content_type = fields.content_type
-        if path in self._queues or (len(raw) > INLINE_BODY and _is_slow(content_type, raw)):
+        if path in self._queues or _is_slow(content_type, raw):
             queued = self._enqueue(path, lambda: self._append(path, fields, content_type, raw))
             queued.addCallbacks(result.callback, result.errback)
             return

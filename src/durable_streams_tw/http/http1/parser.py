@@ -172,17 +172,7 @@ class RequestParser:
                 stop = start + head.length
                 if start <= stop <= size and head.is_stream:
                     if stop == size and head.keep_alive and not self.queue:
-                        body = data[start:]
-                        # Not `with_body`: one call less for each request.
-                        return head, Request(
-                            head.method,
-                            head.root,
-                            head.path,
-                            head.query,
-                            head.headers,
-                            body,
-                            head.url,
-                        )
+                        return head, head.with_body(data[start:])
                     self._complete(head, data[start:stop])
                     start = stop
                 else:

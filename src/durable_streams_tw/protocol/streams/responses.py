@@ -75,7 +75,7 @@ def created(outcome: Created, location: bytes) -> BufferedResponse:
 def appended(outcome: Appended) -> BufferedResponse:
     """Return the response to a POST (§5.2): 200 for new bytes of a producer, 204 otherwise."""
     state = outcome.state
-    response_headers = [(headers.H_NEXT_OFFSET, offset_bytes(state, state.tail))]
+    response_headers = [next_offset_header(state, state.tail)]
     producer = outcome.producer
     if producer is not None:
         response_headers.append((headers.H_PRODUCER_EPOCH, b"%d" % producer.epoch))
