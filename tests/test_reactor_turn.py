@@ -41,7 +41,7 @@ class ReactorTurnTests(SynchronousTestCase):
         self.assertEqual(self.called, expected)
 
     def test_next_turn(self) -> None:
-        """Outside a handler, one timer calls all in the reactor's next turn."""
+        """One timer calls all functions in the reactor's next turn, if no handler runs."""
         self.turn.at_end(lambda: self.note("first"))
         self.turn.at_end(lambda: self.note("second"))
         self.assertEqual(self.called, [])
@@ -58,7 +58,7 @@ class ReactorTurnTests(SynchronousTestCase):
         self.assertEqual(self.called, ["handler", "call"])
 
     def test_added_by_a_call(self) -> None:
-        """What a call adds waits for the next turn, so that it cannot starve other events."""
+        """A function that a call adds waits for the next turn and cannot starve other events."""
         self.turn.run(self.turn.at_end, lambda: self.turn.at_end(lambda: self.note("later")))
         self.assertEqual(self.called, [])
         self.clock.advance(0)
