@@ -105,6 +105,14 @@ class ForegroundTests(TwistdTestCase):
         self.assertTrue(rest.endswith(b"0\r\n\r\n"), rest)
         self.assert_clean(server.log)
 
+    def test_two_signals(self) -> None:
+        """A second signal that arrives before the stop begins changes nothing."""
+        with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
+            for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+                server.signal(number)
+            self.assertEqual(server.wait(), -signal.SIGTERM)
+        self.assert_clean(server.log)
+
     def test_asyncio(self) -> None:
         """The server runs on asyncio's reactor."""
         with Foreground(

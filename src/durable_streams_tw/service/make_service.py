@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from durable_streams_tw import clocks
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.log_output import twistd_log
-from durable_streams_tw.service.startup import ServiceGroup, StderrReporter
+from durable_streams_tw.service.startup import ServiceGroup, StderrReporter, stop_once
 from durable_streams_tw.service.twistd_options import Options
 
 __all__ = ["Options", "build_service", "makeService"]
@@ -50,6 +50,7 @@ def build_service(
 
     # First of all: later calls would mix two clocks in one reactor.
     clocks.make_monotonic(reactor)
+    stop_once(reactor)
     # Imported here: the supervisor starts fast, because it imports nothing of the HTTP server.
     if configuration["workers"] > 1:
         from durable_streams_tw.service.workers.supervisor import build_supervisor

@@ -9,15 +9,15 @@ earlier.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
@@ -41,6 +41,21 @@ def when_running(
     before the reactor runs.
     """
     reactor.callWhenRunning(lambda: service.running and call(*arguments))
+
+
+def stop_once(reactor: Any) -> None:
+    """Have a reactor ignore all calls of ``stop`` after the first.
+
+    Only for a process that runs nothing but this server: each signal is a call, also while the
+    server stops, and the reactor would log an error.
+    """
+    stop = reactor.stop
+
+    def stop_unless_stopped() -> None:
+        with suppress(ReactorNotRunning):
+            stop()
+
+    reactor.stop = stop_unless_stopped
 
 
 class ServiceGroup(MultiService):
@@ -76,18 +91,13 @@ class ServiceGroup(MultiService):
         self._started()
 
     def stopService(self) -> Deferred[None]:
-        """Stop all services. The Deferred fires when the last one has stopped.
-
-        Meanwhile SIGTERM is ignored: the reactor would log an error.
-        """
+        """Stop all services. The Deferred fires when the last one has stopped."""
         Service.stopService(self)
-        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._log.info("The server is stopping")
         stopped = stop_all(*[service.stopService for service in reversed(list(self))])
 
         def log(result: T) -> T:
             self._log.info("The server has stopped")
-            signal.signal(signal.SIGTERM, before)
             return result
 
         return stopped.addBoth(log)
