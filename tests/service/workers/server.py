@@ -49,6 +49,12 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def kill_running(pid: int) -> None:
+    """Kill a process unless it has ended."""
+    if is_running(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
 def wait_until(condition: Callable[[], object], about: Callable[[], object] = str) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE

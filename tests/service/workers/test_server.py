@@ -23,11 +23,18 @@ from tests.service.workers.server import (
     WorkersTestCase,
     children_of,
     is_running,
+    kill_running,
     wait_until,
     workers_in,
 )
 
 _CLI = "from durable_streams_tw.cli.commands import main; main()"
+
+# Imported by all processes of the server. The signal starts an endless loop of C code.
+_LOOP_ON_SIGNAL = """
+import itertools, signal
+signal.signal(signal.SIGUSR1, lambda *_: all(itertools.repeat(True)))
+"""
 
 
 def operator(port: int, name: str) -> tuple[int, str]:
@@ -103,9 +110,13 @@ class ServerTests(WorkersTestCase):
             self.assertEqual(ask(single.port, "GET", "a")[1].count(b";"), 41)
 
     def check_processes(self, supervisor: int, pids: dict[str, int]) -> None:
-        """No process of the server shows settings; all are children of the supervisor."""
+        """No process of the server shows settings or blocks signals; all are children of the
+        supervisor.
+        """
         for pid in pids.values():
             self.assertIn(pid, children_of(supervisor))
+            with open(f"/proc/{pid}/status") as file:
+                self.assertIn("SigBlk:\t0000000000000000\n", file.read())
             for name in ("cmdline", "environ"):
                 with open(f"/proc/{pid}/{name}") as file:
                     self.assertNotIn("data-dir", file.read())
@@ -132,16 +143,22 @@ class ServerTests(WorkersTestCase):
         follower.until(b"event: control")
 
     def test_supervisor_killed(self) -> None:
-        """All processes end, also suspended ones, and port and data directory are free again."""
+        """All processes end, also suspended ones and an owner in an endless loop of C code; port
+        and data directory are free again.
+        """
+        (self.directory / "sitecustomize.py").write_text(_LOOP_ON_SIGNAL)
+        path = os.pathsep.join((str(self.directory), environment()["PYTHONPATH"]))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         where = ("--data-dir", "data", "--listen", f"tcp:{port}:interface=127.0.0.1")
-        with self.serve(*where) as first:
+        with self.serve(*where, variables={"PYTHONPATH": path}) as first:
             self.assertEqual(ask(port, "PUT", "a", b"x")[0], 201)
             supervised = children_of(first.pid)
+            owner = workers_in(first.log)["owner"]
+            self.addCleanup(kill_running, owner)
             for pid in supervised:
-                os.kill(pid, signal.SIGSTOP)
+                os.kill(pid, signal.SIGUSR1 if pid == owner else signal.SIGSTOP)
             self.assertEqual(first.stop(signal.SIGKILL), -signal.SIGKILL)
         with self.serve(*where) as second:
             self.assertEqual(ask(port, "GET", "a"), (200, b"x"))
@@ -149,6 +166,15 @@ class ServerTests(WorkersTestCase):
             second.stop()
         self.assert_nothing_left(supervised)
         self.assert_clean(second.log)
+
+    def test_stopped_while_it_starts(self) -> None:
+        """A SIGTERM before the workers serve leaves neither processes nor temporary files."""
+        starting = self.serve()
+        wait_until(lambda: list(self.temporary.iterdir()))
+        supervised = children_of(starting.pid)
+        self.assertEqual(starting.stop(), -signal.SIGTERM)
+        self.assertNotIn("front-1", starting.log)
+        self.assert_nothing_left(supervised)
 
     def test_cannot_start(self) -> None:
         """Errors of the environment are one line on stderr and exit status 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -79,12 +80,14 @@ class Template:
     def __init__(
         self,
         reactor: MemoryReactorClock,
+        directory: object,
         sockets: object,
         modules: object,
         exited: Callable[[str], None],
     ) -> None:
         self.started = reactor.seconds()
         self.ended: Deferred[None] = Deferred()
+        self.blocked_signals = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._exited = exited
 
     def kill(self) -> None:
@@ -134,6 +137,11 @@ class RestartTests(SynchronousTestCase):
         self.made[-1].end()
         self.reactor.advance(0)
         self.made[-1].run()
+
+    def test_signal_before_the_template_runs(self) -> None:
+        """SIGTERM waits until the template can remove the directory, and no longer."""
+        self.assertIn(signal.SIGTERM, self.templates[0].blocked_signals)
+        self.assertNotIn(signal.SIGTERM, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
     def test_spare_process(self) -> None:
         """A spare process that ends while the restart of one is pending is replaced once."""
@@ -225,7 +233,7 @@ class WorkerProcessTests(SynchronousTestCase):
     def test_end_before_the_assignment(self) -> None:
         """The assignment of a process that has ended is no error, and the next read reports it."""
         unused: Any = None
-        template: Any = Template(MemoryReactorClock(), unused, unused, unused)
+        template: Any = Template(MemoryReactorClock(), unused, unused, unused, unused)
         worker = WorkerProcess(MemoryReactorClock(), template, unused, unused)
         assignment = messages.Assignment("front", {}, "", "", "", 0, (), 1, (), True)
         worker.assign("front-1", assignment)

@@ -23,28 +23,32 @@ ADOPTS_ORPHANS: Final = sys.platform.startswith("linux")
 
 
 def end_with_parent(number: int) -> None:
-    """Have the kernel send a signal when the parent ends, 0 for none. Linux only.
+    """Have the kernel send a signal when the parent ends. Linux only.
 
-    A worker also notices that the pair is closed, but not while it is busy, such as with imports.
+    Without it, a process ends when it finds its connection to the parent closed: not while it is
+    suspended or in an endless loop.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
-def call_without_parent(call: Callable[[], object]) -> None:
-    """Call a function and exit when the parent ends, as `end_with_parent` does. Linux only.
+def call_without_parent(parent: int, call: Callable[[], object]) -> None:
+    """Call a function and exit when the parent, the process with this id, ends or has ended.
 
-    SIGCONT is the signal that a stopped process handles too.
+    Linux only, as `end_with_parent`. SIGCONT is the signal that a suspended process handles too.
     """
-    parent = os.getppid()
+    own = os.getpid()
 
-    def resumed(number: int, frame: object) -> None:
-        if os.getppid() != parent:
+    def check(*_: object) -> None:
+        # Forks inherit the handler.
+        if os.getpid() == own and os.getppid() != parent:
             call()
             os._exit(0)
 
-    signal.signal(signal.SIGCONT, resumed)
+    signal.signal(signal.SIGCONT, check)
     end_with_parent(signal.SIGCONT)
+    # The parent may have ended before the kernel was to send a signal.
+    check()
 
 
 def adopt_orphans() -> None:

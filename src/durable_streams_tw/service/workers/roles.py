@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -38,7 +37,6 @@ from durable_streams_tw.service.workers.messages import (
     ToWorker,
     WebhookErrors,
 )
-from durable_streams_tw.service.workers.parent import call_without_parent
 from durable_streams_tw.service.workers.shared_sockets import InheritedPorts
 from durable_streams_tw.service.workers.usage import UsageReporter
 from durable_streams_tw.service.workers.worker_process import CONTROL
@@ -62,9 +60,6 @@ class Role(Protocol):
 
     def stop(self) -> Deferred[None]:
         """Finish what is in progress, and end."""
-
-    def abandon(self) -> None:
-        """Release what the end of the process would leave behind."""
 
     def reload(self) -> None:
         """Reload certificates."""
@@ -127,7 +122,6 @@ class OwnerRole:
         self._stats = streams.server_stats()
         self.webhook_errors = streams.webhook_errors
         self._exposition = Exposition(self._stats)
-        call_without_parent(self.abandon)
         self._server = streams.store_server()
         self._address = assignment.address
         self._reactor = reactor
@@ -148,10 +142,6 @@ class OwnerRole:
     def stop(self) -> Deferred[None]:
         """Refuse fronts, finish accepted commands, and close the store."""
         return stop_all(self._port.stopListening, self._server.stop, self._streams.stopService)
-
-    def abandon(self) -> None:
-        """Remove the directory of the socket, which the supervisor has made."""
-        shutil.rmtree(os.path.dirname(self._address), ignore_errors=True)
 
     def reload(self) -> None:
         """Do nothing: the owner has no certificates."""
@@ -220,9 +210,6 @@ class FrontRole:
         self._usage_reports.stop()
         after = () if self._tracing is None else (self._tracing.stopService,)
         return stop_all(self._ports.stopService, self._streams.stopService, *after)
-
-    def abandon(self) -> None:
-        """Do nothing: a front leaves nothing behind."""
 
     def reload(self) -> None:
         """Reload the certificates of the endpoints."""

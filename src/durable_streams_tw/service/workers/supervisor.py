@@ -10,6 +10,7 @@ import os
 import re
 import selectors
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -149,9 +150,15 @@ class Supervisor(Service):
             self.privilegedStartService()
         located = list(zip(self._endpoints, self._addresses or (), strict=True))
         self._notices = tuple(messages.PortNotice(*self._announcer.locate(*one)) for one in located)
-        self._directory = _private_directory()
         adopt_orphans()
-        self._start_template()
+        # Until the template runs, which removes the directory, the end of this process would leave
+        # the directory behind. The template unblocks the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        try:
+            self._directory = _private_directory()
+            self._start_template()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         try:
             self._workers = {name: self._spawn() for name in self._names()}
             # The fronts need an open store.
@@ -206,6 +213,7 @@ class Supervisor(Service):
     def _start_template(self) -> None:
         self._template = TemplateProcess(
             self._reactor,
+            self._directory,
             self._binder.sockets,
             worker_modules(self._configuration),
             self._template_exited,

@@ -1,15 +1,17 @@
 """Process from which workers are forked: ``python -m durable_streams_tw.service.workers.template``.
 
-The arguments are the module of the workers' reactor and other modules to import. The template
-imports all modules once, without a reactor or threads, so a worker is ready within milliseconds and
-shares the memory of the modules. Everything else comes with the first message on the worker's pair.
-Signals are the supervisor's: a worker stops by message, or when the supervisor has ended.
+The arguments are the id of the supervisor, the directory to remove when it has ended, the module of
+the workers' reactor and other modules to import. The template imports all modules once, without a
+reactor or threads, so a worker is ready within milliseconds and shares the memory of the modules.
+Everything else comes with the first message on the worker's pair. Signals are the supervisor's: a
+worker stops by message, or when the supervisor has ended.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,7 +21,7 @@ from types import ModuleType
 from typing import Final
 
 from durable_streams_tw.service.preload import preload
-from durable_streams_tw.service.workers.parent import await_adoption, end_with_parent
+from durable_streams_tw.service.workers.parent import await_adoption, call_without_parent
 from durable_streams_tw.service.workers.worker_process import CONTROL
 
 _REACTOR: Final = "twisted.internet.reactor"
@@ -30,11 +32,18 @@ def main() -> None:
     # A terminal and systemd send signals to all processes, but the supervisor stops them in order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent(signal.SIGKILL)
-    _, reactor_module, *modules = sys.argv
+    _, supervisor, directory, reactor_module, *modules = sys.argv
+
+    def clean() -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+    call_without_parent(int(supervisor), clean)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     _import(reactor_module, *modules)
     pair = fork_workers(socket.socket(fileno=CONTROL))
-    if pair is not None:
+    if pair is None:
+        clean()
+    else:
         import_module(reactor_module).install()
         from twisted.internet import reactor
 

@@ -124,8 +124,6 @@ class Worker:
 
     def _orphaned(self) -> None:
         """Exit: the pair is closed. Without the supervisor there is no orderly stop."""
-        if self._role is not None:
-            self._role.abandon()
         os._exit(0)
 
 

@@ -33,8 +33,8 @@ _RECEIVE: Final = 1 << 16
 class TemplateProcess(ProcessProtocol):
     """Child process that forks workers, which inherit the ``sockets``.
 
-    ``modules`` are imported by it besides those of all workers. ``exited`` is called with the way
-    in which it ended.
+    It removes ``directory`` when this process is killed. ``modules`` are imported by it besides
+    those of all workers. ``exited`` is called with the way in which it ended.
     """
 
     _log = Logger()
@@ -42,6 +42,7 @@ class TemplateProcess(ProcessProtocol):
     def __init__(
         self,
         reactor: Any,
+        directory: str,
         sockets: Sequence[socket.socket],
         modules: Sequence[str],
         exited: Callable[[str], None],
@@ -57,7 +58,8 @@ class TemplateProcess(ProcessProtocol):
             inherited = enumerate((theirs, *sockets), CONTROL)
             descriptors.update((number, one.fileno()) for number, one in inherited)
             # -P: the working directory is no place to import from.
-            command = [sys.executable, "-P", "-m", _TEMPLATE, type(reactor).__module__, *modules]
+            command = [sys.executable, "-P", "-m", _TEMPLATE, str(os.getpid()), directory]
+            command += [type(reactor).__module__, *modules]
             environment = child_environment(os.environ)
             #: Id of the process.
             self.pid: int = reactor.spawnProcess(
