@@ -346,6 +346,12 @@ class SecureTests(ClientCase):
                 status, _, err = self.run_command("read", elsewhere, *trusted)
             self.assertEqual(status, 6)
             self.assertIn(b"it is for another name", err)
+        with Foreground(
+            self.here, "durable-streams", "--listen", "tcp:0:interface=127.0.0.1"
+        ) as plain:
+            status, _, err = self.run_command("read", f"https://127.0.0.1:{plain.port}/v1/stream/s")
+            self.assertEqual(status, 6)
+            self.assertIn(b"does not use TLS at this port: use an http:// URL", err)
 
 
 class ClientOptionsTests(SynchronousTestCase):

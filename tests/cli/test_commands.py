@@ -81,6 +81,11 @@ class GroupTests(SynchronousTestCase):
         result = CliRunner().invoke(commands, ["--version"])
         self.assertIn(__version__, result.output)
 
+    def test_one_default(self) -> None:
+        """The help of `dev` names one default of each setting, its own."""
+        text = " ".join(CliRunner().invoke(commands, ["dev", "--help"]).output.split())
+        self.assertIn("address to listen on (default: 127.0.0.1)", text)
+
     def test_usage_errors(self) -> None:
         """A usage error exits with status 2 and names the wrong argument."""
         for arguments in (["nonsense"], ["run", "--nonsense"], ["dev", "--listen=x"]):

@@ -146,10 +146,10 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
         """An unusable directory is reported in one line, with exit status `EXIT_FAILED`."""
         for arguments, sentence in (
             (("check",), "No data directory is set"),
-            (("check", "-d", self.place), "has no store"),
+            (("check", "-d", self.place), "There is no store in"),
             (("backup", "-d", self.directory, self.place), "already exists"),
             (("restore", "-d", self.backup, self.place), "is not a backup"),
-            (("stats", "-d", self.directory + "/nowhere"), "has no store"),
+            (("stats", "-d", self.directory + "/nowhere"), "There is no store in"),
         ):
             result = self.run_command(*arguments, status=EXIT_FAILED)
             self.assertIn(sentence, result.stderr)

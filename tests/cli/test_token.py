@@ -23,7 +23,7 @@ class TokenTests(SynchronousTestCase):
         """Entries can be appended to a token file, and match the printed tokens."""
         made = [
             self.make("worker", "--grant", "read,append:jobs", "--grant", "metrics"),
-            self.make('odd "name"', "--expires", "2030-01-31T12:00:00Z"),
+            self.make('odd "name"', "--grant", "read", "--expires", "2030-01-31T12:00:00Z"),
         ]
         self.assertEqual([one.exit_code for one in made], [0, 0])
         shown = [one.stderr.splitlines()[-1] for one in made]
@@ -46,8 +46,9 @@ class TokenTests(SynchronousTestCase):
             ("--grant", "write:jobs"),
             ("--grant", "read:/jobs"),
             ("--grant", ":jobs"),
-            ("--expires", "2030-01-31T12:00:00"),
-            ("--expires", "tomorrow"),
+            (),
+            ("--grant", "read", "--expires", "2030-01-31T12:00:00"),
+            ("--grant", "read", "--expires", "tomorrow"),
         ):
             result = self.make("worker", *arguments)
             self.assertEqual(result.exit_code, 2, arguments)

@@ -113,11 +113,12 @@ class PortsTests(SynchronousTestCase):
         taken = OSError(errno.EADDRINUSE, "Address already in use")
         self.assertEqual(
             self.start_error(CannotListenError("", 4437, taken)),
-            "cannot listen on port 4437: Address already in use",
+            "cannot listen on port 4437: Address already in use. Stop the program that has it, "
+            "or choose another port",
         )
         self.assertEqual(
-            self.start_error(CannotListenError("192.0.2.1", 80, taken)),
-            "cannot listen on port 80 of 192.0.2.1: Address already in use",
+            self.start_error(CannotListenError("192.0.2.1", 80, OSError(13, "Permission denied"))),
+            "cannot listen on port 80 of 192.0.2.1: Permission denied",
         )
         unresolvable = CannotListenError("nowhere", 80, "DNS lookup failed")
         self.assertIn("DNS lookup failed", self.start_error(unresolvable))
@@ -126,6 +127,11 @@ class PortsTests(SynchronousTestCase):
         """The path of a UNIX socket is named in the error."""
         error = CannotListenError(None, "/run/x.sock", OSError(13, "Permission denied"))
         self.assertEqual(self.start_error(error), "cannot listen on /run/x.sock: Permission denied")
+        # The error of the symbolic link by which Twisted locks the socket.
+        lock = OSError(2, "No such file", "123", None, b"/nowhere/x.sock.lock")
+        self.assertEqual(
+            self.start_error(lock), "cannot open a port: /nowhere/x.sock.lock: No such file"
+        )
 
     def test_missing_file(self) -> None:
         """A missing file is named in the error."""

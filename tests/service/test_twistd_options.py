@@ -137,8 +137,16 @@ class OptionsTests(SynchronousTestCase):
 
     def test_bad_endpoints(self) -> None:
         """An invalid endpoint description is named in the error."""
-        for text in ("nonsense", "tcp:x", "tcp", "what:ever", "ssl:1:privateKey=/missing.pem"):
-            self.assertIn(f"--listen '{text}'", self.refused(f"--listen={text}"))
+        for text, reason in (
+            ("nonsense", "expected an endpoint such as tcp:4437"),
+            ("tcp:x", "expected an endpoint such as tcp:4437"),
+            ("tcp", "expected an endpoint such as tcp:4437"),
+            ("what:ever", "expected an endpoint such as tcp:4437"),
+            ("tcp:70000", "70000 is not a port"),
+            ("haproxy:tcp:port=70000", "70000 is not a port"),
+            ("ssl:1:privateKey=/missing.pem", "/missing.pem: No such file"),
+        ):
+            self.assertIn(f"--listen '{text}': {reason}", self.refused(f"--listen={text}"))
 
     def test_ipv6(self) -> None:
         """IPv6 addresses need no escapes in --interface."""

@@ -53,12 +53,13 @@ class UnitsTests(SynchronousTestCase):
             "64m": 64 * 1024**2,
             "1.5 MiB": 3 * 512 * 1024,
             "2GiB": 2 * 1024**3,
+            "3TiB": 3 * 1024**4,
         }.items():
             self.assertEqual(parsers.size(text), value)
         self.refused(
             parsers.size,
             "a size such as",
-            *("", "k", "-1", "1x", "1 2", "1e3", "ten", "1TiB"),
+            *("", "k", "-1", "1x", "1 2", "1e3", "ten", "1PiB"),
         )
         self.refused(parsers.size, "at least one byte", "0", "0.1")
 
@@ -133,7 +134,7 @@ class UnitsTests(SynchronousTestCase):
     def test_choice(self) -> None:
         """A choice is one of a list of words."""
         self.assertEqual(parsers.choice("a", "b")("b"), "b")
-        self.refused(parsers.choice("a", "b"), "expected a or b", "", "c", "A")
+        self.refused(parsers.choice("a", "b", "c"), "expected a, b or c", "", "d", "A")
 
     def test_places(self) -> None:
         """Addresses lose their brackets, and required values must not be empty."""

@@ -20,7 +20,9 @@ _STREAM_TTL = 600
 
 
 @client_command()
-@click.option("--time", "seconds", type=Duration(), default="5s", show_default=True)
+@click.option(
+    "--time", "seconds", type=Duration(), default="5s", show_default=True, help="Duration."
+)
 @click.option(
     "--writers",
     type=click.IntRange(1, 1000),
@@ -28,7 +30,13 @@ _STREAM_TTL = 600
     show_default=True,
     help="Appends that wait for their response at a time, each on a connection of its own.",
 )
-@click.option("--size", type=click.IntRange(1, 1 << 20), default=100, show_default=True)
+@click.option(
+    "--size",
+    type=click.IntRange(16, 1 << 20),
+    default=100,
+    show_default=True,
+    help="Bytes of an append.",
+)
 async def bench(
     client: StreamClient, seconds: float | None, writers: int, size: int, as_json: bool
 ) -> None:
@@ -55,14 +63,14 @@ async def bench(
             mark = b"%04d%012d" % (number, count)
             sent[mark] = begin
             await writer.append(
-                (mark * (size // len(mark) + 1))[: max(size, len(mark))],
+                (mark * (size // len(mark) + 1))[:size],
                 content_type="application/octet-stream",
                 idempotent=False,
             )
             appends.append(clock.seconds() - begin)
             count += 1
 
-    following = ensureDeferred(_follow(stream, max(size, 16), sent, delays, clock.seconds))
+    following = ensureDeferred(_follow(stream, size, sent, delays, clock.seconds))
     try:
         begin = clock.seconds()
         await settled(gatherResults([ensureDeferred(write(n)) for n in range(writers)]))

@@ -75,7 +75,14 @@ def _print_branch(before: list[str], segments: list[str], details: str) -> None:
 
 @client_command("forever")
 @click.argument("pattern", default="")
-@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True)
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Pause between two reads of the list.",
+)
 async def watch(client: StreamClient, pattern: str, interval: float, as_json: bool) -> None:
     """Print changes of streams as they happen: created, appended, closed, deleted.
 

@@ -22,7 +22,7 @@ def sub() -> None:
 
 @client_command()
 async def list_subscriptions(client: StreamClient, as_json: bool) -> None:
-    """List the subscriptions with their state, pending work and last error.
+    """List subscriptions: state, pending work, last error.
 
     The server needs --listing.
     """
@@ -38,14 +38,14 @@ async def list_subscriptions(client: StreamClient, as_json: bool) -> None:
 @client_command()
 @click.argument("name", metavar="ID")
 async def show(client: StreamClient, name: str, as_json: bool) -> None:
-    """Print the configuration of a subscription and its streams, as JSON."""
+    """Print a subscription and its streams as JSON."""
     endpoint = _endpoint(client, name)
     _print(await endpoint.insist(lambda: endpoint.ask("GET")), as_json)
 
 
 @client_command()
 @click.argument("name", metavar="ID")
-@click.option("--pattern", help="Glob of streams: * is one segment, ** any number.")
+@click.option("--pattern", help="Glob of streams: * is one segment, ** any number of them.")
 @click.option("--stream", "streams", multiple=True, help="Name of one more stream; repeatable.")
 @click.option("--webhook", metavar="URL", help="URL that the server calls when there is work.")
 @click.option(
@@ -64,7 +64,7 @@ async def create(
     description: str | None,
     as_json: bool,
 ) -> None:
-    """Create a subscription, with a webhook or with a wake stream for workers that pull.
+    """Create a webhook or pull-wake subscription.
 
     Needs --pattern or --stream, and either --webhook or --wake-stream.
     """

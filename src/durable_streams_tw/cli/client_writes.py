@@ -37,7 +37,9 @@ def _with_expiry(command: Any) -> Any:
 
 @client_command()
 @click.argument("stream")
-@click.option("-t", "--content-type", metavar="TYPE", help="Content type of the stream.")
+@click.option(
+    "-t", "--content-type", metavar="TYPE", help="Content type (default: application/octet-stream)."
+)
 @_with_expiry
 @click.option("--closed", is_flag=True, help="Close the stream after its initial content.")
 @click.option("-d", "--data", metavar="TEXT", help="Initial content.")
@@ -94,7 +96,7 @@ async def fork(
 @client_command()
 @click.argument("stream")
 @click.argument("text", required=False)
-@click.option("-d", "--data", metavar="TEXT", help="Data to append instead of stdin: as TEXT.")
+@click.option("-d", "--data", metavar="TEXT", help="The same as TEXT.")
 @click.option("-f", "--file", type=click.File("rb"), help="File to append instead of stdin.")
 @click.option("-l", "--lines", is_flag=True, help="Append stdin line by line as it arrives.")
 @click.option(
@@ -104,11 +106,15 @@ async def fork(
     "-t",
     "--content-type",
     metavar="TYPE",
-    help="Content type of the stream (default: that of the stream).",
+    help="Content type of the data (default: that of the stream).",
 )
 @click.option("--create", "creates", is_flag=True, help="Create the stream if it does not exist.")
 @click.option("--close", is_flag=True, help="Close the stream after the append.")
-@click.option("--seq", metavar="TEXT", help="Stream-Seq header of a single append.")
+@click.option(
+    "--seq",
+    metavar="TEXT",
+    help="Append only if this text is greater than the last one (Stream-Seq).",
+)
 @click.option(
     "--producer",
     metavar="NAME",

@@ -67,9 +67,13 @@ def with_store(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError(sentence)
         return command(directory=directory, database=settings, **options)
 
-    for name in ("database-schema", "database"):
+    texts = {
+        "database-schema": "Schema of the tables",
+        "database": "PostgreSQL database, instead of a data directory",
+    }
+    for name, text in texts.items():
         row = SETTINGS[name]
-        text = f"{row.meaning[0].upper()}{row.meaning[1:]} (default: ${row.variable})."
+        text = f"{text} (default: ${row.variable} or the file's {name})."
         called = click.option(f"--{name}", metavar=row.metavar, help=text)(called)
     return _DIRECTORY(_FILE(called))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,8 @@ def run_task(name: str, found: Found | None = None, **arguments: Any) -> Any:
         _died(status)
     ((kind, value),) = outcome.items()
     if kind == "unusable":
-        raise TaskFailed(value)
+        # Most messages begin with a path or with "the".
+        raise TaskFailed(re.sub("^(the|there|nodes) ", lambda word: word[0].capitalize(), value))
     if kind == "flawed":
         raise StoreUnsound(value["sentence"], value["findings"])
     return value

@@ -18,13 +18,14 @@ from durable_streams_tw.auth.token_file import ENTROPY, digest_of, new_token
     "--grant",
     "grants",
     multiple=True,
+    required=True,
     metavar="VERBS[:PATH]",
-    help="permission such as read,append:jobs; without a path: for all streams; repeatable",
+    help="Permission such as read,append:jobs; without a path: for all streams; repeatable.",
 )
 @click.option(
     "--expires",
     metavar="TIME",
-    help="time of expiry with a time zone, such as 2030-01-31T12:00:00Z",
+    help="Time of expiry with a time zone, such as 2030-01-31T12:00:00Z.",
 )
 def token(name: str, grants: tuple[str, ...], expires: str | None) -> None:
     """Create a bearer token and its entry for a token file.

@@ -95,7 +95,7 @@ class Unreachable(ClientError):
 
 
 class Untrusted(ClientError):
-    """Server certificate that fails verification; a retry would fail again."""
+    """Failure of TLS, such as of the server's certificate; a retry would fail again."""
 
 
 class BadResponse(ClientError):

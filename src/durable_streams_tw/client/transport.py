@@ -269,15 +269,21 @@ def _lost(failure: BaseException | None) -> ClientError:
         telling = [one for one in inner if not isinstance(one, ResponseDone)]
         return _lost((telling or inner)[-1])
     if type(failure).__module__.partition(".")[0] in ("OpenSSL", "service_identity"):
-        return Untrusted(f"the server's certificate cannot be trusted: {_openssl(failure)}")
+        return Untrusted(_openssl(failure))
     sent = not isinstance(failure, _NEVER_SENT)
     return Unreachable(sentence(failure), sent=sent)
 
 
 def _openssl(failure: BaseException | None) -> str:
+    """Return the message for a failure of TLS."""
     if type(failure).__module__.startswith("service_identity"):
-        return "it is for another name"
+        return "the server's certificate cannot be trusted: it is for another name"
     # The argument of an OpenSSL error is a list of (library, function, reason).
     found = getattr(failure, "args", ())
     said = [entry[-1] for entry in (found[0] if found else ()) if isinstance(entry, tuple)]
-    return ", ".join(said) or str(failure) or type(failure).__name__
+    reason = ", ".join(said) or str(failure) or type(failure).__name__
+    if "wrong version number" in reason:
+        return "the server does not use TLS at this port: use an http:// URL"
+    if "certificate" in reason:
+        return f"the server's certificate cannot be trusted: {reason}"
+    return f"TLS failed: {reason}"

@@ -50,14 +50,14 @@ def target_of(text: str, base: str = DEFAULT_BASE) -> Target:
     """
     if "://" not in text:
         if not text.strip("/"):
-            raise BadTarget("a stream has a name")
+            raise BadTarget("the name of the stream is empty")
         text = base.rstrip("/") + "/" + quote(text.lstrip("/"))
     try:
         url = URL.from_text(text).to_uri()
     except (ValueError, UnicodeError) as error:
-        raise BadTarget(f"{_shown(text)} is no URL: {error}") from None
+        raise BadTarget(f"{_shown(text)} is not a URL: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise BadTarget(f"{_shown(text)} is no http or https URL")
+        raise BadTarget(f"{_shown(text)} is not an http or https URL")
     authorization = None
     if url.userinfo:
         # A password may contain colons, so only the first one separates (RFC 7617 §2).

@@ -61,7 +61,7 @@ def _read(text: str) -> _RecordingReactor:
 def why_unusable(error: Any) -> str:
     """Return the reason for which an endpoint string cannot be used."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{_text(error.filename)}: {error.strerror}"
+        return f"{_text(error.filename2 or error.filename)}: {error.strerror}"
     if type(error).__module__.startswith("OpenSSL."):
         # The messages of OpenSSL are lists of codes.
         return "the key or certificate is not a PEM file, or they do not match"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterable
@@ -20,6 +21,9 @@ from durable_streams_tw.service.limits import ACCEPT_BACKLOG
 
 _BACKLOGGED: Final = ("tcp:", "ssl:", "unix:")
 _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
+_PORT: Final = re.compile(r"(?:tcp6?|ssl):(?:port=)?([0-9]+)")
+#: Begin messages of Twisted about texts that are no endpoints, with TypeError.
+_NOT_PARSED: Final = ("Unknown endpoint type", "invalid literal")
 
 
 @implementer(IStreamServerEndpoint)
@@ -41,7 +45,9 @@ class DualStackEndpoint:
         try:
             return succeed(listen(self._port, protocolFactory, ACCEPT_BACKLOG))
         except OSError as error:
-            return fail(CannotListenError("", self._port, error))
+            # Without the address that create_server adds to the text.
+            reason = OSError(error.errno, os.strerror(error.errno or 0))
+            return fail(CannotListenError("", self._port, reason))
         except CannotListenError:
             return fail()
 
@@ -100,6 +106,9 @@ def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
         proxied_endpoint = _endpoint(reactor, text.removeprefix(proxy_protocol.KIND))
         proxied: IStreamServerEndpoint = proxy_protocol.ProxyEndpoint(proxied_endpoint, reactor)
         return proxied
+    port = _PORT.match(text)
+    if port and int(port[1]) > 65535:
+        raise ValueError(f"{port[1]} is not a port: expected a number from 0 to 65535")
     text = _with_backlog(text)
     if text.startswith(KIND):
         tls: IStreamServerEndpoint = TLSEndpoint(reactor, text)
@@ -140,4 +149,6 @@ def _has_ipv6() -> bool:
 def _why(error: Any, text: str) -> str:
     if text.startswith("systemd:") and isinstance(error, LookupError):
         return "no such socket: systemd: endpoints require a systemd service with socket activation"
+    if isinstance(error, TypeError) or str(error).startswith(_NOT_PARSED):
+        return "expected an endpoint such as tcp:4437:interface=127.0.0.1 or unix:/run/streams.sock"
     return why_unusable(error)

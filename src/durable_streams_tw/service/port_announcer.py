@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import NoReturn
@@ -13,7 +14,7 @@ from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from durable_streams_tw.service.certificates import TLSEndpoint
+from durable_streams_tw.service.certificates import TLSEndpoint, why_unusable
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.startup import CannotStart
@@ -95,12 +96,15 @@ def raise_not_open(failure: Failure) -> NoReturn:
 def why_not_open(error: Exception) -> str:
     """Return a message about a port that could not be opened."""
     if not isinstance(error, CannotListenError):
-        return f"cannot open a port: {error}"
+        return f"cannot open a port: {why_unusable(error)}"
     reason = getattr(error.socketError, "strerror", None) or error.socketError
     if not isinstance(error.port, int):
         return f"cannot listen on {error.port}: {reason}"
     where = f" of {error.interface}" if error.interface else ""
-    return f"cannot listen on port {error.port}{where}: {reason}"
+    hint = ""
+    if getattr(error.socketError, "errno", None) == errno.EADDRINUSE:
+        hint = ". Stop the program that has it, or choose another port"
+    return f"cannot listen on port {error.port}{where}: {reason}{hint}"
 
 
 def _is_secure(endpoint: IStreamServerEndpoint) -> bool:

@@ -65,13 +65,15 @@ class Setting(Struct, frozen=True):
         return tuple(self.default.split()) if self.kind == "list" else (self.default,)
 
     def help(self, default: str | None) -> str:
-        """Return the help text with this default."""
-        return self.meaning if default is None else f"{self.meaning} (default: {default})"
+        """Return the help text with this default, instead of one that the meaning names."""
+        if default is None:
+            return self.meaning
+        return f"{self.meaning.partition(' (default: ')[0]} (default: {default})"
 
 
-def _choice(name: str, meaning: str, *words: str, dev: str | None = None) -> Setting:
-    """Return a setting with one of these words as its value, by default the first."""
-    return Setting(name, meaning, parsers.choice(*words), "WORD", words[0], choices=words, dev=dev)
+def _choice(name: str, meaning: str, default: str, *words: str, dev: str | None = None) -> Setting:
+    """Return a setting with one of these words as its value."""
+    return Setting(name, meaning, parsers.choice(*words), "WORD", default, choices=words, dev=dev)
 
 
 _flag = partial(Setting, parse=parsers.flag, default="false", kind="flag")
@@ -243,6 +245,7 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
             "cache",
             "whether shared caches may store read responses: public or private",
             "public",
+            "public",
             "private",
         ),
         _flag(
@@ -286,12 +289,13 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
         ),
     ),
     "Operations": (
-        _choice("log-format", "format of the log: text or json", "text", "json"),
+        _choice("log-format", "format of the log: text or json", "text", "text", "json"),
         _choice(
             "log-level",
-            "least level of the events that are logged",
+            "lowest level of the events that are logged: debug, info, warn or error",
             "info",
             "debug",
+            "info",
             "warn",
             "error",
             dev="warn",

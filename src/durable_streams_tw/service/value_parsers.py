@@ -21,7 +21,7 @@ SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 8
 _BYTES: Final = {
     "": 1,
     "b": 1,
-    **{unit + end: 1024**n for n, unit in enumerate("kmg", 1) for end in ("", "b", "ib")},
+    **{unit + end: 1024**n for n, unit in enumerate("kmgt", 1) for end in ("", "b", "ib")},
 }
 # RFC 6454 §6.2: the Origin header of a browser, except "null".
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?")
@@ -160,7 +160,7 @@ def choice(*words: str) -> Callable[[str], str]:
 
     def chosen(text: str) -> str:
         if text not in words:
-            raise InvalidValue(f"expected {' or '.join(words)}")
+            raise InvalidValue(f"expected {', '.join(words[:-1])} or {words[-1]}")
         return text
 
     return chosen

@@ -82,6 +82,7 @@ class RawPathTests(SynchronousTestCase):
             answer = client.ask("GET", target)
             self.assertEqual((target, answer.status), (target, 404))
             self.assertEqual(answer.header["content-type"], "application/problem+json")
+            self.assertIn(f"the streams are below {ROOT}", json.loads(answer.body)["detail"])
             self.assertEqual(answer.header["access-control-allow-origin"], "*")
             self.assertEqual(answer.header["x-content-type-options"], "nosniff")
 

@@ -139,7 +139,7 @@ class BackupTests(StoreFileCase):
         empty = os.path.join(self.place, "empty")
         os.mkdir(empty)
         arguments = (empty, self.backup, (), lambda: NOW, quiet)
-        self.assertUnusable("has no store", back_up, *arguments)
+        self.assertUnusable("there is no store in", back_up, *arguments)
         self.assertEqual((os.listdir(self.place), os.listdir(empty)), (["empty"], []))
 
     def test_interrupted(self) -> None:

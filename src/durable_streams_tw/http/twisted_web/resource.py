@@ -40,8 +40,6 @@ from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
 _SINGLE: Final = SINGLE - CLOSING
-_OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "no streams are served below this path")
-
 
 Refuse = Callable[[Refusal, bytes | None], Response]
 """Return the response to a refused request with an Origin header."""
@@ -171,7 +169,9 @@ class _Mount(Resource):
             _check_duplicates(request)
             path = request_target.raw_path(request.uri, len(request.postpath or ()))
             if not path.startswith(self._root):
-                raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
+                whole = request_target.origin_form(request.uri).partition(b"?")[0]
+                root = (whole.removesuffix(path) + self._root).decode("latin-1")
+                raise Refused(Problem.NOT_FOUND, f"the streams are below {root}")
         except Refused as fault:
             refuse(self._refuse(fault.refusal, _origin(request)), request)
             return NOT_DONE_YET

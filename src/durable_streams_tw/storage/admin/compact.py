@@ -36,7 +36,7 @@ def compact(directory: str, progress: Progress, *, even_flawed: bool = False) ->
     """
     data = os.path.join(directory, files.DATA_FILE)
     if not os.path.exists(data):
-        raise StoreUnusable(f"{directory} has no store")
+        raise StoreUnusable(f"there is no store in {directory}")
     if os.path.islink(data):
         raise StoreUnusable(f"{data} is a symbolic link: it cannot be replaced")
     lock = DataDirLock(directory)

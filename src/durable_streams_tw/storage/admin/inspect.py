@@ -88,7 +88,7 @@ class Inspection:
 
     def __enter__(self) -> Inspection:
         if not os.path.exists(self._data):
-            raise StoreUnusable(f"{self._path} has no store")
+            raise StoreUnusable(f"there is no store in {self._path}")
         refuse_empty(self._data)
         with self._holds:
             self._environment = self._open()
