@@ -93,18 +93,40 @@ class WebhookKeysTests(SynchronousTestCase):
         self.assertEqual(owners, [(status.st_uid, status.st_gid)])
 
     def test_owner_that_cannot_be_kept_is_an_error(self) -> None:
-        """A user who may not give the file to its owner changes nothing."""
+        """A user who may not give the file to its owner and group changes nothing, and gets advice
+        for the one that is not this user's.
+        """
 
         def refuse(descriptor: int, user: int, group: int) -> None:
             raise PermissionError(errno.EPERM, "Operation not permitted")
 
         self.run_command()
         before = self.file.read_bytes()
+        status = self.file.stat()
         self.patch(os, "fchown", refuse)
-        result = self.run_command()
-        self.assertEqual(result.exit_code, 1)
-        self.assertIn("run this as its owner: Operation not permitted", result.output)
-        self.assertEqual(self.file.read_bytes(), before)
+        group = f"could not keep group {status.st_gid} of {self.file}, run this as root or add"
+        for user, advice in (
+            (status.st_uid + 1, "run this as its owner"),
+            (status.st_uid, f"{group} the owner of the file to that group"),
+        ):
+            self.patch(os, "geteuid", lambda user=user: user)
+            result = self.run_command()
+            self.assertEqual(result.exit_code, 1)
+            self.assertIn(f"{advice}: Operation not permitted", result.output)
+            self.assertEqual(self.file.read_bytes(), before)
+
+    def test_symbolic_link_is_kept(self) -> None:
+        """The command creates and replaces the target of a link, in the target's directory."""
+        target = self.file.absolute()
+        links = Path(self.mktemp())
+        links.mkdir()
+        self.file = links / "keys.json"
+        self.file.symlink_to(target)
+        for keys in (1, 2):
+            self.assertEqual(self.run_command().exit_code, 0)
+            self.assertEqual(len(json.loads(target.read_bytes())["keys"]), keys)
+            self.assertTrue(self.file.is_symlink())
+        self.assertEqual(list(links.iterdir()) + list(target.parent.iterdir()), [self.file, target])
 
     def test_advice_for_a_file_that_everyone_can_read_names_both_modes(self) -> None:
         self.run_command()
@@ -145,5 +167,15 @@ class ReadTests(TestCase):
         error = yield self.assertFailure(keys.read(), StoreUnusable)
         self.assertEqual(str(error), f"could not read {file}: No such file or directory")
         file.write_bytes(b"keys")
+        file.chmod(0o640)
         found = yield keys.read()
         self.assertEqual(found, b"keys")
+
+    @inlineCallbacks
+    def test_file_that_everyone_can_read_is_refused(self) -> Generator[Deferred[Any], Any, None]:
+        file = Path(self.mktemp())
+        keys = KeyFile(file, shared=True, writable=False, reactor=reactor)
+        file.write_bytes(b"keys")
+        file.chmod(0o644)
+        error = yield self.assertFailure(keys.read(), StoreUnusable)
+        self.assertIn(f"run chmod 600 {file}, or chmod 640 {file}", str(error))

@@ -22,9 +22,9 @@ _log: Final = Logger()
 class KeyFile:
     """Keyring in a file, as `api.KeyringStorage` describes it.
 
-    A ``shared`` file keeps its mode, owner and group: its group may be that of several servers.
-    Others become private. A file that is not ``writable`` must exist, and is never changed.
-    ``reactor`` is needed for `read` only.
+    A ``shared`` file keeps its mode, owner and group: its group may be that of several servers. It
+    may be the target of a symbolic link. Others become private. A file that is not ``writable``
+    must exist, and is never changed. ``reactor`` is needed for `read` only.
     """
 
     def __init__(
@@ -63,8 +63,9 @@ class KeyFile:
         return None
 
     def _read(self) -> bytes:
-        with store_unusable(f"could not read {self._path}"):
-            return self._path.read_bytes()
+        with store_unusable(f"could not read {self._path}"), open(self._path, "rb") as file:
+            _refuse_public(self._path, os.fstat(file.fileno()), self._shared)
+            return file.read()
 
 
 def _replace(path: Path, content: bytes, shared: bool) -> None:
@@ -76,25 +77,49 @@ def _replace(path: Path, content: bytes, shared: bool) -> None:
     # At module level, this import would make LMDB a requirement of in-memory stores.
     from durable_streams_tw.storage.files import persist
 
-    draft = path.with_name(path.name + ".new")
+    # A symbolic link stays; its target, which may be in another directory, is replaced.
+    target = Path(os.path.realpath(path)) if shared else path
+    draft = target.with_name(target.name + ".new")
     with store_unusable(f"could not write {path}"):
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
             # Written by root, the file would be unreadable for the server.
-            with (
-                store_unusable(f"could not keep owner and group of {path}, run this as its owner"),
-                suppress(FileNotFoundError if shared else OSError),
-            ):
-                status = path.stat()
-                os.fchown(descriptor, status.st_uid, status.st_gid)
+            with suppress(FileNotFoundError if shared else OSError):
+                status = target.stat()
                 if shared:
-                    os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+                    _keep_access(descriptor, path, status)
+                else:
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
-        persist(str(path.parent))
+        os.replace(draft, target)
+        persist(str(target.parent))
+
+
+def _keep_access(descriptor: int, path: Path, status: os.stat_result) -> None:
+    """Give mode, owner and group of a file to its successor. Raises `StoreUnusable`."""
+    failed = f"could not keep owner and group of {path}, run this as its owner"
+    if status.st_uid == os.geteuid():
+        failed = (
+            f"could not keep group {status.st_gid} of {path}, run this as root or add the owner of "
+            "the file to that group"
+        )
+    with store_unusable(failed):
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
+def _refuse_public(path: Path, status: os.stat_result, shared: bool) -> None:
+    """Raise `StoreUnusable` if every user of the system has access to a key file."""
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o007:
+        group = f", or chmod 640 {path} if servers of its group share it" if shared else ""
+        raise StoreUnusable(
+            f"{path} holds secrets, and every user can read or change it (mode {mode:04o}): "
+            f"run chmod 600 {path}{group}"
+        )
 
 
 def _restrict(path: Path, descriptor: int, shared: bool) -> None:
@@ -105,13 +130,8 @@ def _restrict(path: Path, descriptor: int, shared: bool) -> None:
     Raises `StoreUnusable` if every user of the system has access.
     """
     status = os.fstat(descriptor)
+    _refuse_public(path, status, shared)
     mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o007:
-        group = f", or chmod 640 {path} if servers of its group share it" if shared else ""
-        raise StoreUnusable(
-            f"{path} holds secrets, and every user can read or change it (mode {mode:04o}): "
-            f"run chmod 600 {path}{group}"
-        )
     if mode & 0o070 and not shared:
         try:
             os.fchmod(descriptor, mode & 0o700)
