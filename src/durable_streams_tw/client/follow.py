@@ -283,7 +283,7 @@ class _Following:
 
     async def _events(self) -> AsyncGenerator[Batch, None]:
         query = {"offset": self._offset, "live": "sse", "cursor": self._cursor}
-        response = await self._endpoint.open({"Accept": _SSE}, query, quiet=QUIET)
+        response = await self._endpoint.open(header={"Accept": _SSE}, query=query, quiet=QUIET)
         inflow = response.body
         try:
             if content_types.essence(response.header.get("content-type", "")) != _SSE:

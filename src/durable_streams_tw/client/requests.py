@@ -7,6 +7,7 @@ from random import random
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.task import deferLater
 
 from durable_streams_tw.client.backoff import Backoff, RetryEvent, RetryPolicy
@@ -84,18 +85,12 @@ class Endpoint(Struct, frozen=True):
         if headers is None and params is None:
             return self
         common = self.common
-        return Endpoint(
-            Common(
-                common.wire,
-                common.headers if headers is None else (*common.headers, headers),
-                common.params if params is None else (*common.params, params),
-                common.retry,
-                common.on_error,
-                common.on_retry,
-                common.random,
-            ),
-            self.target,
+        more = replace(
+            common,
+            headers=common.headers if headers is None else (*common.headers, headers),
+            params=common.params if params is None else (*common.params, params),
         )
+        return Endpoint(more, self.target)
 
     async def ask(
         self,
@@ -103,52 +98,43 @@ class Endpoint(Struct, frozen=True):
         header: Mapping[str, str] | None = None,
         body: bytes | None = None,
         query: Query | None = None,
-        wait: float | None = None,
     ) -> Answer:
         """Send a request and return its whole response, without retries of failures.
 
-        ``wait`` is as in `Wire.ask`. Raises `Rejected` unless the status is 2xx.
+        Raises `Rejected` unless the status is 2xx.
         """
-        wire = self.common.wire
         with about(self.target.url):
-            fields = await self._fields(header)
-            answer = await wire.ask(method, await self._url(query), fields, body, wait)
-            if answer.status == _UNAUTHORIZED:
-                # The token may have expired before the server checked it: use the renewed one.
-                renewed = await self._fields(header)
-                if renewed != fields:
-                    answer = await wire.ask(method, await self._url(query), renewed, body, wait)
-            if not 200 <= answer.status < 300:
-                raise rejection(answer.status, answer.header, answer.body)
-            return answer
+            response = await self.open(method, header, body, query)
+            return await response.whole()
 
     async def open(
         self,
+        method: str = "GET",
         header: Mapping[str, str] | None = None,
+        body: bytes | None = None,
         query: Query | None = None,
         wait: float | None = None,
         quiet: float | None = None,
     ) -> Response:
-        """Send a GET request and return its response once the head is there (see `Wire.open`).
+        """Send a request and return its response once the head is there (see `Wire.open`).
 
         The caller must close the body. Raises `Rejected` unless the status is 2xx.
         """
         wire = self.common.wire
         with about(self.target.url):
             fields = await self._fields(header)
-            response = await wire.open("GET", await self._url(query), fields, None, wait, quiet)
+            response = await wire.open(method, await self._url(query), fields, body, wait, quiet)
             if response.status == _UNAUTHORIZED:
+                # The token may have expired before the server checked it: use the renewed one.
+                refused = await response.whole()
                 renewed = await self._fields(header)
-                if renewed != fields:
-                    response.body.close()
-                    url = await self._url(query)
-                    response = await wire.open("GET", url, renewed, None, wait, quiet)
+                if renewed == fields:
+                    raise rejection(refused.status, refused.header, refused.body)
+                url = await self._url(query)
+                response = await wire.open(method, url, renewed, body, wait, quiet)
             if not 200 <= response.status < 300:
-                try:
-                    body = await response.body.whole()
-                finally:
-                    response.body.close()
-                raise rejection(response.status, response.header, body)
+                refused = await response.whole()
+                raise rejection(refused.status, refused.header, refused.body)
             return response
 
     async def insist(

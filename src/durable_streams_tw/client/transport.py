@@ -94,20 +94,6 @@ class Inflow(Protocol):
             return None
         raise _lost(self._ended.value)
 
-    async def whole(self) -> bytes:
-        """Return the whole body.
-
-        Raises `Unreachable` if the connection is lost, `BadResponse` if the body exceeds
-        MAX_ANSWER.
-        """
-        pieces, size = [], 0
-        while (piece := await self.take()) is not None:
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_ANSWER:
-                raise BadResponse(f"the server's answer has more than {MAX_ANSWER} bytes")
-        return b"".join(pieces)
-
     def close(self) -> None:
         """Abort the connection unless the body has ended."""
         if self._ended is None:
@@ -161,6 +147,23 @@ class Response(Struct, frozen=True):
     body: Inflow
     length: int | None
 
+    async def whole(self) -> Answer:
+        """Return the response with its whole body, and close that.
+
+        Raises `Unreachable` if the connection is lost, `BadResponse` if the body exceeds
+        MAX_ANSWER.
+        """
+        pieces, size = [], 0
+        try:
+            while (piece := await self.body.take()) is not None:
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_ANSWER:
+                    raise BadResponse(f"the server's answer has more than {MAX_ANSWER} bytes")
+        finally:
+            self.body.close()
+        return Answer(self.status, self.header, b"".join(pieces))
+
 
 class Wire:
     """Sender of HTTP requests.
@@ -179,26 +182,6 @@ class Wire:
         self._timeout = timeout
         #: Whether the head of any response has arrived.
         self.has_responded = False
-
-    async def ask(
-        self,
-        method: str,
-        url: str,
-        header: Mapping[str, str],
-        body: bytes | None = None,
-        wait: float | None = None,
-    ) -> Answer:
-        """Send a request and return its complete response.
-
-        ``wait`` replaces the default timeout of the head (seconds). Raises `Unreachable` if the
-        connection fails, `Untrusted` if the certificate does, and `BadResponse` if the body exceeds
-        MAX_ANSWER.
-        """
-        response = await self.open(method, url, header, body, wait)
-        try:
-            return Answer(response.status, response.header, await response.body.whole())
-        finally:
-            response.body.close()
 
     async def open(
         self,
