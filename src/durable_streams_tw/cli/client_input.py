@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 import click
 from twisted.internet.defer import Deferred
 
+_STDIN: Final = 0
 #: Bytes that may be buffered; beyond it the thread stops reading.
 _READ_AHEAD: Final = 4 * 1024 * 1024
 _PIECE: Final = 64 * 1024
@@ -22,7 +23,7 @@ MAX_LINE: Final = 64 * 1024 * 1024
 
 
 class StdinReader:
-    """Asynchronous reader of a file descriptor.
+    """Asynchronous reader of standard input.
 
     A daemon thread reads, because the reactor cannot wait for regular files. ``on_read`` is called
     with the number of bytes that `take` returns.
@@ -31,11 +32,9 @@ class StdinReader:
     def __init__(
         self,
         reactor: Any,
-        descriptor: int = 0,
         on_read: Callable[[int], object] = lambda size: None,
     ) -> None:
         self._reactor = reactor
-        self._descriptor = descriptor
         self._on_read = on_read
         self._lock = threading.Condition()
         self._pieces: list[bytes] = []
@@ -75,7 +74,7 @@ class StdinReader:
         while piece != b"":
             failure = None
             try:
-                piece = os.read(self._descriptor, _PIECE)
+                piece = os.read(_STDIN, _PIECE)
             except OSError as error:
                 piece, failure = b"", error
             with self._lock:

@@ -30,6 +30,9 @@ _STATUSES: Final = {
 }
 
 
+_STDOUT: Final = 1
+
+
 class OutputClosed(Exception):
     """The reader of standard output has closed it."""
 
@@ -37,18 +40,15 @@ class OutputClosed(Exception):
 class Output:
     """Unbuffered standard output."""
 
-    def __init__(self, descriptor: int = 1) -> None:
-        self._descriptor = descriptor
-
     def write(self, data: bytes) -> None:
         """Write all bytes. Raises `OutputClosed`."""
         rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[os.write(_STDOUT, rest) :]
             except BlockingIOError:
                 # Another process with the same terminal or pipe has made it non-blocking.
-                select.select([], [self._descriptor], [])
+                select.select([], [_STDOUT], [])
             except BrokenPipeError:
                 raise OutputClosed from None
 
@@ -57,13 +57,13 @@ class Output:
 
         Without this, ``tail | head -1`` would not exit before the next event.
         """
-        mode = os.fstat(self._descriptor).st_mode
+        mode = os.fstat(_STDOUT).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
             return
 
         def watch() -> None:
             poll = select.poll()
-            poll.register(self._descriptor, 0)
+            poll.register(_STDOUT, 0)
             poll.poll()
             reactor.callFromThread(call)
 

@@ -48,9 +48,9 @@ class Progress:
 class StdinProgress(Progress):
     """Progress bar of a large regular file at standard input."""
 
-    def __init__(self, descriptor: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__("Appending")
-        status = os.fstat(descriptor)
+        status = os.fstat(0)
         self._size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         self._done = 0
 

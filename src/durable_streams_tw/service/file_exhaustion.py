@@ -30,9 +30,8 @@ class FileExhaustion:
 
     _log = Logger()
 
-    def __init__(self, seconds: Callable[[], float], publisher: Any = globalLogPublisher) -> None:
+    def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._publisher = publisher
         self._count = 0
         self._logged_at: float | None = None
 
@@ -40,7 +39,7 @@ class FileExhaustion:
         """Count an event about file descriptors, or pass the event on."""
         text = event.get("log_format") or ""
         if not any(part in text for part in _ABOUT_FILES):
-            self._publisher(event)
+            globalLogPublisher(event)
             return
         if not any(part in text for part in _OF_ONE):
             return

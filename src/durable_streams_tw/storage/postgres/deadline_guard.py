@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock
 from time import monotonic
@@ -20,15 +20,11 @@ from durable_streams_tw.storage.postgres.reader import Connection
 
 
 class DeadlineGuard:
-    """Connections in use, each with the time until which its statements may take.
-
-    ``clock`` returns monotonic seconds.
-    """
+    """Connections in use, each with the monotonic time until which its statements may take."""
 
     _log = Logger()
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._lock = Lock()
         self._limits: dict[object, tuple[Connection, float]] = {}
 
@@ -39,7 +35,7 @@ class DeadlineGuard:
         The connection must not be closed within the block.
         """
         mark = object()
-        self._limits[mark] = connection, self._clock() + seconds
+        self._limits[mark] = connection, monotonic() + seconds
         try:
             yield
         finally:
@@ -49,7 +45,7 @@ class DeadlineGuard:
 
     def cut_late(self) -> None:
         """Cut the connections that are late. A timer calls this on the reactor's thread."""
-        now = self._clock()
+        now = monotonic()
         with self._lock:
             for connection, until in list(self._limits.values()):
                 if now > until:

@@ -68,8 +68,8 @@ class NodeSession:
     """Connection of one committer of a node, opened and opened again as needed.
 
     ``number`` is that of the last committed batch. ``unavailable`` is true from the end of the
-    timeout until the database answers again. ``now`` returns ms since the Unix epoch, ``clock``
-    monotonic seconds. All methods run on the committer's thread.
+    timeout until the database answers again. ``now`` returns ms since the Unix epoch.
+    All methods run on the committer's thread.
     """
 
     _log = Logger()
@@ -81,7 +81,6 @@ class NodeSession:
         committer: int,
         now: Callable[[], int],
         guard: DeadlineGuard,
-        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.node = node
         self.committer = committer
@@ -91,7 +90,6 @@ class NodeSession:
         self._settings = settings
         self._now = now
         self._guard = guard
-        self._clock = clock
         self._connection: Connection | None = None
         self._prepared = PreparedStatements()
         self.unavailable = False
@@ -105,7 +103,7 @@ class NodeSession:
 
         If the database has been unavailable for longer than the timeout, one attempt is made.
         """
-        return self._clock() + (0 if self.unavailable else self._settings.timeout)
+        return monotonic() + (0 if self.unavailable else self._settings.timeout)
 
     # -- connection -----------------------------------------------------------------------------
 
@@ -122,7 +120,7 @@ class NodeSession:
             try:
                 return self._connect(deadline)
             except psycopg.Error as error:
-                if self._clock() >= deadline:
+                if monotonic() >= deadline:
                     raise self._give_up(error) from None
             sleep(_PAUSE)
 
@@ -131,7 +129,7 @@ class NodeSession:
         try:
             arrays.register(connection)
             connection.add_notice_handler(self._noticed)
-            with self._guard.limit(connection, max(deadline - self._clock(), 1) + _CLAIM_MARGIN):
+            with self._guard.limit(connection, max(deadline - monotonic(), 1) + _CLAIM_MARGIN):
                 connection.execute(f"SET lock_timeout = {ROW_TIMEOUT}".encode())
                 committed = self._claim(connection, deadline)
         except BaseException:
@@ -156,7 +154,7 @@ class NodeSession:
         Return None if none is in doubt. Raises `psycopg.Error`.
         """
         history = self._history(connection)
-        timeout = max(int(1000 * (deadline - self._clock())), 1000)
+        timeout = max(int(1000 * (deadline - monotonic())), 1000)
         connection.execute("BEGIN")
         connection.execute(f"SET LOCAL lock_timeout = {timeout}".encode())
         row = connection.execute(_LOCK_ROW, (self.node, self.committer)).fetchone()
