@@ -42,11 +42,11 @@ from durable_streams_tw.storage.engine.wal.checkpoint import read_checkpoint_rec
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable, store_unusable
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect
+from durable_streams_tw.storage.postgres.keyring import KEYRING_SECRET, read_secret, write_secret
 from durable_streams_tw.storage.postgres.migrations import migrate
 from durable_streams_tw.storage.postgres.schema import MOVE_MARK
 
 _DRAFT: Final = files.DATA_FILE + ".moving"
-_KEYRING: Final = "keyring"
 _MARK_KEY: Final = b"\x00move"
 _CHUNK_SIZE: Final = 1 << 16
 #: Streams of one transaction, and bytes after which no further stream is added.
@@ -307,7 +307,7 @@ def move_to_database(
             with connection.transaction():
                 _insert(connection, source, group)
                 last = Mark(mark.source, group[-1].state.id)
-                _write_secret(connection, MOVE_MARK, msgspec.json.encode(last))
+                write_secret(connection, MOVE_MARK, msgspec.json.encode(last))
             done += len(group)
             progress("moving", done, count)
         with connection.transaction():
@@ -321,7 +321,7 @@ def move_to_database(
                 "UPDATE registry SET version = version + 1, lineage = nextval('ids')"
             )
             if keyring is not None:
-                _write_secret(connection, _KEYRING, keyring)
+                write_secret(connection, KEYRING_SECRET, keyring)
             connection.execute("DELETE FROM secret WHERE name = %s", (MOVE_MARK,))
         return moved
 
@@ -346,7 +346,7 @@ def _refuse_nodes(connection: psycopg.Connection[Any]) -> None:
 def _begin(connection: psycopg.Connection[Any], mark: Mark, schema: str) -> Mark:
     """Return the progress of an interrupted move from the same source, or begin one."""
     with connection.transaction():
-        known = _read_secret(connection, MOVE_MARK)
+        known = read_secret(connection, MOVE_MARK)
         if known is not None:
             found = _mark.decode(known)
             if found.source != mark.source:
@@ -359,22 +359,8 @@ def _begin(connection: psycopg.Connection[Any], mark: Mark, schema: str) -> Mark
         )
         if occupied[0]:
             raise StoreUnusable(f"the schema {schema!r} already has streams: use an empty one")
-        _write_secret(connection, MOVE_MARK, msgspec.json.encode(mark))
+        write_secret(connection, MOVE_MARK, msgspec.json.encode(mark))
         return mark
-
-
-def _read_secret(connection: psycopg.Connection[Any], name: str) -> bytes | None:
-    query = "SELECT value FROM secret WHERE name = %s"
-    row = connection.execute(query, (name,), binary=True).fetchone()
-    return None if row is None else row[0]
-
-
-def _write_secret(connection: psycopg.Connection[Any], name: str, value: bytes) -> None:
-    connection.execute(
-        "INSERT INTO secret (name, value) VALUES (%s, %s) "
-        "ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value",
-        (name, value),
-    )
 
 
 def _insert(
@@ -444,7 +430,7 @@ def move_to_directory(
     try:
         with _translated_errors(), connect(settings) as connection:
             _refuse_nodes(connection)
-            if _read_secret(connection, MOVE_MARK) is not None:
+            if read_secret(connection, MOVE_MARK) is not None:
                 raise StoreUnusable("the database has only a part of a store: complete that move")
             source = _DatabaseSide(connection)
             count = _write_draft(connection, source, draft, now, progress)
@@ -453,7 +439,7 @@ def move_to_directory(
                     moved = _compare(source, _DirectorySide(view), count, progress)
                 verify(inspection, draft, progress)
             detach(draft, now)
-            keyring = _read_secret(connection, _KEYRING)
+            keyring = read_secret(connection, KEYRING_SECRET)
         if keyring is not None:
             files.remove_files(directory, (keys,))
             with FileWriter(os.path.join(directory, keys)) as file:

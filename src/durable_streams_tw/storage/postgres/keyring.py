@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -18,7 +19,8 @@ from durable_streams_tw.storage.postgres.connection import (
 from durable_streams_tw.storage.postgres.duties import Run
 from durable_streams_tw.storage.postgres.locks import KEYRING
 
-_NAME: Final = "keyring"
+KEYRING_SECRET: Final = "keyring"
+"""Name of the secret that is the keyring."""
 _SELECT: Final = b"SELECT value FROM secret WHERE name = %s"
 _SAVE: Final = b"""INSERT INTO secret (name, value) VALUES (%s, %s)
 ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"""
@@ -39,17 +41,23 @@ class KeyringTable:
         try:
             with connect(self._settings) as connection, connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", key)
-                changed = change(_stored(connection))
+                changed = change(read_secret(connection, KEYRING_SECRET))
                 if changed is not None:
-                    connection.execute(_SAVE, (_NAME, changed))
+                    write_secret(connection, KEYRING_SECRET, changed)
         except psycopg.Error as error:
             raise StoreUnusable(f"could not read or write the keyring: {error}") from None
 
     def read(self) -> Deferred[bytes | Refusal | None]:
         """Return the stored bytes."""
-        return self._run(_stored)
+        return self._run(partial(read_secret, name=KEYRING_SECRET))
 
 
-def _stored(connection: psycopg.Connection[Any]) -> bytes | None:
-    row = connection.execute(_SELECT, (_NAME,), binary=True).fetchone()
+def read_secret(connection: psycopg.Connection[Any], name: str) -> bytes | None:
+    """Return a value of the table `secret`, or None. Raises `psycopg.Error`."""
+    row = connection.execute(_SELECT, (name,), binary=True).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def write_secret(connection: psycopg.Connection[Any], name: str, value: bytes) -> None:
+    """Write a value of the table `secret`. Raises `psycopg.Error`."""
+    connection.execute(_SAVE, (name, value))
