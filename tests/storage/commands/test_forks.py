@@ -190,7 +190,7 @@ class ForkCounterTests(SynchronousTestCase):
             assert isinstance(outcome, Create)
             ended.append(outcome.path)
 
-        counter = commands_forks.ForkCounter(run, Refusal(Problem.INTERNAL, ""))
+        counter = commands_forks.ForkCounter(run)
         counting = commands_forks.Counting(1, 0, forks.RemainingMessages(0, 1))
         for path in steps:
             counter.count(fork(path, 9), told)

@@ -24,6 +24,7 @@ from durable_streams_tw.protocol.streams.commands import CountedForkPoint, Creat
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage import limits
+from durable_streams_tw.storage.commands.batches import BUG
 
 Run = tuple[int, bytes | None]
 """Stored whole messages: size in bytes, and the bytes. The bytes are None for a single message that
@@ -158,8 +159,7 @@ class ForkCounter:
 
     Only one step runs at a time, so that counting occupies at most one reader thread. ``run``
     calls `count_some` with a command and its progress on a reader thread, and returns a Deferred
-    of the result. A command whose step raises is refused with ``failed``. Call all methods on the
-    reactor's thread.
+    of the result. A command whose step raises is refused. Call all methods on the reactor's thread.
     """
 
     _log = Logger()
@@ -167,10 +167,8 @@ class ForkCounter:
     def __init__(
         self,
         run: Callable[[Create, Counting | None], Deferred[Create | Counting | Refusal]],
-        failed: Refusal,
     ) -> None:
         self._run = run
-        self._failed = failed
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._stopping: Refusal | None = None
@@ -213,4 +211,4 @@ class ForkCounter:
 
     def _bug(self, failure: Failure, waiting: _Waiting) -> None:
         self._log.failure("Counting the messages of a fork's source failed", failure)
-        self._ran(self._failed, waiting)
+        self._ran(BUG, waiting)

@@ -13,11 +13,12 @@ subscription tells whether work is pending, and a crash between two commits lose
 
 from __future__ import annotations
 
-import base64
 import json
+import secrets
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from random import random
 from typing import Final
 
 from msgspec.structs import replace
@@ -227,8 +228,8 @@ def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) 
 
     For a pull-wake subscription, also write the wake event. ``now`` is in ms since the Unix epoch.
     """
-    text = base64.urlsafe_b64encode(transaction.random_bytes(_WAKE_ID_BYTES)).decode("ascii")
-    state = subscriptions_state.begin_wake(state, trigger, f"w_{text}", now)
+    wake_id = f"w_{secrets.token_urlsafe(_WAKE_ID_BYTES)}"
+    state = subscriptions_state.begin_wake(state, trigger, wake_id, now)
     return offer(transaction, state, now) if state.config.kind is Kind.PULL else state
 
 
@@ -274,8 +275,7 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
                 return subscriptions_state.mark_offered(state)
     except CorruptRecord as corrupt:
         _log.error("A wake event cannot be written: {corrupt}", corrupt=corrupt)
-    chance = int.from_bytes(transaction.random_bytes(4), "big") / 2**32
-    return subscriptions_state.record_failure(state, now, chance)
+    return subscriptions_state.record_failure(state, now, random())
 
 
 def _event(state: Subscription, stream: StreamState, now: int) -> Append:

@@ -116,6 +116,3 @@ class Transaction(Protocol):
 
         The caller must not use the number again.
         """
-
-    def random_bytes(self, size: int) -> bytes:
-        """Return unpredictable bytes."""

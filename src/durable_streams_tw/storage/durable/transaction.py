@@ -7,7 +7,7 @@ and writes as few data records as the new bytes fill.
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +138,7 @@ class BatchTransaction:
                 known = reader.load_next_id(self._batch)
                 # Without the random part, copies of a store whose clocks were set back would assign
                 # the same ids.
-                chance = int.from_bytes(self.random_bytes(2), "big")
+                chance = secrets.randbits(16)
                 written.process_first_id = max(known, written.first_id) + chance
             except CorruptRecord:
                 # `new_id` fails for the same reason, so no incarnation can be started.
@@ -327,10 +327,6 @@ class BatchTransaction:
         """Remove all records that a number owns, in later steps of the sweep."""
         self.writes += 1
         self._puts[codec.garbage_key(number)] = b""
-
-    def random_bytes(self, size: int) -> bytes:
-        """Return unpredictable bytes from the operating system."""
-        return os.urandom(size)
 
     def _record(self, table: tables.Table[T], key: bytes, value: T | None) -> None:
         self.writes += 1

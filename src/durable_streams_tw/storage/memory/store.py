@@ -6,7 +6,6 @@ Used without a data directory, and by tests.
 from __future__ import annotations
 
 import math
-import os
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, defaultdict
@@ -32,7 +31,6 @@ from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage import api, fork_ranges, limits
 from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.commands import forks, pending
-from durable_streams_tw.storage.commands.batches import BUG
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
@@ -109,7 +107,7 @@ class MemoryStore(api.ObservedStore):
         self._max_producers = max_producers
         self._now = now
         self._clock = clock
-        self._counter = ForkCounter(self._count, BUG)
+        self._counter = ForkCounter(self._count)
         self._sweeps: LoopingCall | None = None
         if clock is not None:
             self._sweeps = LoopingCall(self.sweep)
@@ -411,10 +409,6 @@ class MemoryStore(api.ObservedStore):
         for table in OWNED:
             for key, _ in list(self.range(table, *owned_range(number))):
                 del self._tables[table.prefix][key]
-
-    def random_bytes(self, size: int) -> bytes:
-        """Return unpredictable bytes."""
-        return os.urandom(size)
 
     # -- StoreSnapshot ----------------------------------------------------------------------
 

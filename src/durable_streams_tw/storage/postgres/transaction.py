@@ -7,7 +7,6 @@ the connection; those that have to be locked raise `MissingLock`.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -501,10 +500,6 @@ class DatabaseTransaction:
         """Remove all records that a number owns, in later steps of the sweep."""
         self.writes += 1
         self._garbage.append((number, 0))
-
-    def random_bytes(self, size: int) -> bytes:
-        """Return unpredictable bytes from the operating system."""
-        return os.urandom(size)
 
     # -- sweep ----------------------------------------------------------------------------------
 
