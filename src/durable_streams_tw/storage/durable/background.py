@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import Protocol
 
 from msgspec import Struct
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,6 +35,19 @@ class BackgroundTask(Struct):
 
     run: Callable[[], BatchResult | None]
     on_done: Callable[[BatchResult | None], None] | None = None
+
+
+def find_obstacle(executor: Executor, look: Callable[[], str | None]) -> Deferred[str | None]:
+    """Return why a committer cannot write, which ``look`` finds out on the committer thread."""
+    done: Deferred[str | None] = Deferred()
+    found: list[str | None] = []
+    executor.submit_write(
+        BackgroundTask(
+            lambda: found.append(look()),
+            lambda _: done.callback(found[0] if found else "the committer met a bug"),
+        )
+    )
+    return done
 
 
 class Checkpointed(Protocol):

@@ -23,6 +23,7 @@ from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.commands import forks
 from durable_streams_tw.storage.commands.batches import BUG, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
+from durable_streams_tw.storage.durable.background import BackgroundTask
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.limits import INLINE_ACKS, MAX_QUEUE, MAX_QUEUED_COMMANDS
 
@@ -61,7 +62,7 @@ class QueuedStore(api.ObservedStore):
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
-        self._counter = ForkCounter(self._count, BUG)
+        self._counter = ForkCounter(self._count)
         # `perf_counter` when the oldest command was queued that the committer thread has not taken.
         self._queued_since = 0.0
 
@@ -156,6 +157,17 @@ class QueuedStore(api.ObservedStore):
             )
             return None
 
+    def _task_done(self, task: BackgroundTask, result: BatchResult | None) -> None:
+        """Publish the changes of a background task. Runs on the reactor's thread."""
+        if result is not None:
+            self._publish([], result)
+        if task.on_done is not None:
+            task.on_done(result)
+
+    def _publish(self, batch: Sequence[QueuedCommand], result: BatchResult) -> None:
+        """Make a commit visible, then call `_report`."""
+        raise NotImplementedError
+
     def _report(self, batch: Sequence[QueuedCommand], result: BatchResult) -> None:
         """Notify record listeners, report outcomes, then notify listeners, in this order."""
         api.notify_listeners(self._record_listeners, result.notes)
@@ -192,6 +204,9 @@ class QueuedStore(api.ObservedStore):
 
     def _check_usable(self, state: StreamState | None) -> StreamState | Refusal:
         return check_usable(state, self._access, self._now())
+
+    def _is_usable(self, state: StreamState) -> bool:
+        return not isinstance(self._check_usable(state), Refusal)
 
 
 def _wall_clock() -> int:

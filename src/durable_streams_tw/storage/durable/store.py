@@ -28,7 +28,11 @@ from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting
 from durable_streams_tw.storage.data_dir import DataDirLock, write_obstacle
-from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
+from durable_streams_tw.storage.durable.background import (
+    BackgroundTask,
+    BackgroundTasks,
+    find_obstacle,
+)
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.durable.queued_store import QueuedCommand, QueuedStore
@@ -229,7 +233,7 @@ class DurableStore(QueuedStore):
         self._executor.call_from_thread(partial(self._batch_done, batch, result, waited, took))
         return left, bool(result.waiting)
 
-    def _publish(self, batch: list[QueuedCommand], result: BatchResult) -> None:
+    def _publish(self, batch: Sequence[QueuedCommand], result: BatchResult) -> None:
         """Make a commit visible, then report outcomes, then notify listeners, in this order."""
         chunks = self._chunks
         if result.doubt is not None:
@@ -251,13 +255,6 @@ class DurableStore(QueuedStore):
         if result.more and self._open:
             self._background.sweep_now()
         self._observe(batch, result, waited, took)
-
-    def _task_done(self, task: BackgroundTask, result: BatchResult | None) -> None:
-        """Publish the changes of a background task. Runs on the reactor's thread."""
-        if result is not None:
-            self._publish([], result)
-        if task.on_done is not None:
-            task.on_done(result)
 
     # -- reads ----------------------------------------------------------------------------------
 
@@ -382,10 +379,7 @@ class DurableStore(QueuedStore):
         return reader.gather(state, start, stop, stop - start)
 
     def _run_query(self, question: api.Query[T]) -> T | Refusal:
-        def usable(state: StreamState) -> bool:
-            return not isinstance(self._check_usable(state), Refusal)
-
-        return self._on_snapshot(lambda view: question.answer(ViewSnapshot(view, usable)))
+        return self._on_snapshot(lambda view: question.answer(ViewSnapshot(view, self._is_usable)))
 
     # -- operation ------------------------------------------------------------------------------
 
@@ -413,14 +407,7 @@ class DurableStore(QueuedStore):
         if not self._open:
             return succeed("the store is closed")
         disk = self._executor.submit_read(self._disk_obstacle)
-        committer: Deferred[str | None] = Deferred()
-        found: list[str | None] = []
-        self._executor.submit_write(
-            BackgroundTask(
-                lambda: found.append(self._committer.obstacle()),
-                lambda _: committer.callback(found[0] if found else "the committer met a bug"),
-            )
-        )
+        committer = find_obstacle(self._executor, self._committer.obstacle)
         both: Deferred[list[str | None]] = gatherResults([disk, committer])
         return both.addCallback(lambda obstacles: obstacles[0] or obstacles[1])
 

@@ -43,7 +43,7 @@ from durable_streams_tw.storage.api import (
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting
-from durable_streams_tw.storage.durable.background import BackgroundTask
+from durable_streams_tw.storage.durable.background import BackgroundTask, find_obstacle
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.durable.queued_store import QueuedCommand, QueuedStore
 from durable_streams_tw.storage.durable.read_cache import ChunkCache
@@ -342,14 +342,7 @@ class PostgresStore(QueuedStore):
         self._publish(batch, result)
         self._observe(batch, result, waited, took)
 
-    def _task_done(self, task: BackgroundTask, result: BatchResult | None) -> None:
-        """Publish the changes of a background task. Runs on the reactor's thread."""
-        if result is not None:
-            self._publish([], result)
-        if task.on_done is not None:
-            task.on_done(result)
-
-    def _publish(self, batch: list[QueuedCommand], result: BatchResult) -> None:
+    def _publish(self, batch: Sequence[QueuedCommand], result: BatchResult) -> None:
         for change in result.changes:
             if change.gone:
                 self._access.forget(change.state.id)
@@ -499,13 +492,10 @@ class PostgresStore(QueuedStore):
     def query(self, question: Query[T]) -> Deferred[T | Refusal]:
         """Return the answer to a question on a snapshot, from a reader thread."""
 
-        def usable(state: StreamState) -> bool:
-            return not isinstance(self._check_usable(state), Refusal)
-
         def ask(connection: Connection) -> T:
             with connection.transaction():
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                return question.answer(DatabaseSnapshot(connection, usable))
+                return question.answer(DatabaseSnapshot(connection, self._is_usable))
 
         return self._in_session(ask)
 
@@ -666,7 +656,7 @@ class PostgresStore(QueuedStore):
             )
         ]
         for executor, committer in zip(self._executors, self._committers, strict=True):
-            obstacles.append(_find_obstacle(executor, committer))
+            obstacles.append(find_obstacle(executor, committer.obstacle))
         found: Deferred[list[str | None]] = gatherResults(obstacles)
         return found.addCallback(lambda all_found: next(filter(None, all_found), None))
 
@@ -680,18 +670,6 @@ def _database_state(schema: str, connection: Connection) -> tuple[int, float]:
 
 def _check_read(connection: Connection) -> None:
     connection.execute("SELECT 1")
-
-
-def _find_obstacle(executor: Executor, committer: Committer) -> Deferred[str | None]:
-    done: Deferred[str | None] = Deferred()
-    found: list[str | None] = []
-    executor.submit_write(
-        BackgroundTask(
-            lambda: found.append(committer.obstacle()),
-            lambda _: done.callback(found[0] if found else "a committer met a bug"),
-        )
-    )
-    return done
 
 
 def _first_batch(jobs: list[QueuedCommand | BackgroundTask]) -> list[QueuedCommand]:
