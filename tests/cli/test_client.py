@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -245,25 +244,26 @@ class ClientTests(ClientCase):
         self.assertEqual((process.returncode, reader.returncode), (0, 0))
 
     def test_append_to_a_closed_stream(self) -> None:
-        """The error of the first refused line determines the exit status."""
-        ask(self.port, "PUT", "s", b"")
-        process = self.start_command("append", "s", "--lines")
-        reader = self.start_command("tail", "s")
+        """The error of the first refused line ends the command, without further input."""
+        # A single batch, and several of them.
+        self.append_late("a", b"late\n")
+        self.append_late("b", b"late\n" * 30_000)
+
+    def append_late(self, stream: str, late: bytes) -> None:
+        """Append lines, the last of them to a closed stream."""
+        ask(self.port, "PUT", stream, b"")
+        process = self.start_command("append", stream, "--lines")
+        reader = self.start_command("tail", stream)
         assert process.stdin is not None and process.stderr is not None
         assert reader.stdout is not None
         process.stdin.write(b"one\n")
         process.stdin.flush()
         self.assertEqual(reader.stdout.readline(), b"one\n")
-        ask(self.port, "POST", "s", b"", Stream_Closed="true")
+        ask(self.port, "POST", stream, b"", Stream_Closed="true")
         self.assertEqual(reader.communicate(timeout=PATIENCE)[0], b"")
         with contextlib.suppress(BrokenPipeError):
-            # Several batches at once.
-            late = b"late\n" * 30_000
-            while process.poll() is None:
-                process.stdin.write(late)
-                process.stdin.flush()
-                late = b"late\n"
-                time.sleep(0.01)
+            process.stdin.write(late)
+            process.stdin.flush()
         status = process.wait(PATIENCE)
         # One line: batches in flight, which the end of the command cuts, are not reported.
         (error,) = process.stderr.read().splitlines()

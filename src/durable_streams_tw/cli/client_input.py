@@ -45,7 +45,7 @@ class StdinReader:
         threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
     async def take(self) -> bytes | None:
-        """Return all bytes read since the last call, at least one; None at end of file."""
+        """Return all bytes read since the last call, at least one; None at the end."""
         while True:
             with self._lock:
                 if self._pieces:
@@ -68,6 +68,11 @@ class StdinReader:
         while (piece := await self.take()) is not None:
             pieces.append(piece)
         return b"".join(pieces)
+
+    def end(self) -> None:
+        """Have `take` return None after the bytes already read, without an end of file."""
+        self._ended = True
+        self._reactor.callFromThread(self._wake)
 
     def _read(self) -> None:
         piece: bytes | None = None

@@ -165,10 +165,13 @@ async def append(
     if creates or not kind:
         kind = await _type_of(stream, content_type, creates)
     if streaming:
-        source = stream.producer(producer, content_type=kind, epoch=epoch)
         is_json = content_types.is_json(kind)
         with StdinProgress() as progress:
             reader = StdinReader(installed_reactor(), on_read=progress.update)
+            # Without it, the error of a batch would wait for the next line.
+            source = stream.producer(
+                producer, content_type=kind, epoch=epoch, on_failure=lambda *_: reader.end()
+            )
             done = await _append_input(reader, source, is_json, lines, close)
     else:
         if content is None:
