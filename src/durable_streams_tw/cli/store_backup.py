@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from durable_streams_tw.cli.store_options import (
     with_json,
 )
 from durable_streams_tw.cli.store_tasks import StoreUnsound, finding_line, run_task, size
+from durable_streams_tw.protocol.headers import format_timestamp
 
 
 @click.command()
@@ -35,7 +35,7 @@ def backup(directory: str, destination: str, **options: Any) -> None:
     done = _run("backup", directory=directory, destination=destination, **options)
     if done is None:
         return
-    click.echo(f"Backed up {_contents(done)} to {destination}, as of {_moment(done['began_at'])}.")
+    click.echo(f"Backed up {_contents(done)} to {destination}, as of {_began_at(done)}.")
     if done["flaws"]:
         click.echo(f"The store is damaged ({done['flaws']:,} findings), and so is the backup.")
 
@@ -56,7 +56,7 @@ def restore(directory: str, backup: str, **options: Any) -> None:
     """
     done = _run("restore", directory=directory, backup=backup, **options)
     if done is not None:
-        click.echo(f"Restored {_contents(done)} to {directory}, as of {_moment(done['began_at'])}.")
+        click.echo(f"Restored {_contents(done)} to {directory}, as of {_began_at(done)}.")
 
 
 @click.command()
@@ -96,6 +96,5 @@ def _contents(manifest: dict[str, Any]) -> str:
     return " and ".join(files)
 
 
-def _moment(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+def _began_at(manifest: dict[str, Any]) -> str:
+    return format_timestamp(manifest["began_at"], "seconds")

@@ -13,7 +13,6 @@ from durable_streams_tw.cli.store_options import with_deep, with_json, with_stor
 from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND, TaskFailed, finding_line, run_task
 
 if TYPE_CHECKING:
-    from durable_streams_tw.storage.admin.fsck.findings import Finding
     from durable_streams_tw.storage.postgres.connection import DatabaseSettings
 
 _SHOWN = 50
@@ -69,16 +68,7 @@ def _check_database(database: DatabaseSettings, found: Callable[[dict[str, str]]
     try:
         contents = database_stats(database)
         for finding in check_database(database):
-            found(_plain(finding))
+            found(finding.as_json())
     except StoreUnusable as error:
         raise TaskFailed(str(error)) from None
     return contents.streams + contents.chunks + contents.producers + contents.subscriptions
-
-
-def _plain(finding: Finding) -> dict[str, str]:
-    return {
-        "flaw": finding.flaw.name,
-        "meaning": finding.flaw.value,
-        "key": finding.key.hex(),
-        "detail": finding.detail,
-    }

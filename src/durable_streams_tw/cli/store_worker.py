@@ -17,7 +17,6 @@ from typing import Final
 import msgspec
 
 from durable_streams_tw.storage.admin import backup, compact, copy, restore, stats, verify
-from durable_streams_tw.storage.admin.fsck.findings import Finding
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.data_dir import owner
 from durable_streams_tw.storage.engine.kv import EngineFailed
@@ -39,7 +38,7 @@ def main(argument: str) -> None:
     try:
         send("done", TASKS[name](**arguments))
     except verify.FlawedStore as flawed:
-        findings = [_plain(finding) for finding in flawed.findings]
+        findings = [finding.as_json() for finding in flawed.findings]
         send("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
     except (StoreUnusable, EngineFailed) as error:
         send("unusable", str(error))
@@ -61,15 +60,6 @@ def send(kind: str, value: object) -> None:
     """Write one message as a line of JSON."""
     sys.stdout.buffer.write(msgspec.json.encode({kind: value}) + b"\n")
     sys.stdout.buffer.flush()
-
-
-def _plain(finding: Finding) -> dict[str, str]:
-    return {
-        "flaw": finding.flaw.name,
-        "meaning": finding.flaw.value,
-        "key": finding.key.hex(),
-        "detail": finding.detail,
-    }
 
 
 def _progress_sender() -> copy.Progress:
@@ -95,7 +85,7 @@ def _check(directory: str, deep: bool) -> object:
         entries = store.usage().entries
         for finding in verify.find_flaws(store, deep, _progress_sender()):
             count += 1
-            send("finding", _plain(finding))
+            send("finding", finding.as_json())
     return {"entries": entries, "flaws": count, "owner": owner(directory)}
 
 

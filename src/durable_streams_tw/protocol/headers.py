@@ -151,7 +151,7 @@ def parse_token(name: str, value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def format_timestamp(milliseconds: int) -> str:
-    """Return an RFC 3339 timestamp in UTC for milliseconds since the Unix epoch."""
+def format_timestamp(milliseconds: int, timespec: str = "milliseconds") -> str:
+    """Return an RFC 3339 timestamp in UTC for ms since the Unix epoch, exact to ``timespec``."""
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")

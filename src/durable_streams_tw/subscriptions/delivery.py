@@ -6,7 +6,6 @@ import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw import __version__
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter
 from durable_streams_tw.protocol.errors import Refusal, Refused
+from durable_streams_tw.protocol.headers import format_timestamp
 from durable_streams_tw.protocol.streams.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, DeliveryResult
 from durable_streams_tw.protocol.subscriptions.outcomes import Settled, WorkItem
@@ -123,8 +123,7 @@ class WebhookDelivery:
         """Log a failed call; ``next_attempt_at`` are milliseconds since the Unix epoch."""
         retry = "no retry"
         if next_attempt_at is not None:
-            at = datetime.fromtimestamp(next_attempt_at / 1000, UTC)
-            retry = f"retry at {at.isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+            retry = f"retry at {format_timestamp(next_attempt_at, 'seconds')}"
         self._log.warn(
             "Webhook of subscription {id!r} at {server} failed: {error}; {retry}",
             id=state.id,

@@ -36,6 +36,15 @@ class Finding(Struct, frozen=True):
     key: bytes
     detail: str
 
+    def as_json(self) -> dict[str, str]:
+        """Return the finding as `check` prints it for programs."""
+        return {
+            "flaw": self.flaw.name,
+            "meaning": self.flaw.value,
+            "key": self.key.hex(),
+            "detail": self.detail,
+        }
+
 
 def unreadable(corrupt: CorruptRecord) -> Finding:
     """Return the finding for a corrupt record."""
