@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.http.limits import MAX_CHUNK
 from durable_streams_tw.live.body_output import PieceSize
-from durable_streams_tw.live.limits import READ_PIECE
+from durable_streams_tw.live.limits import READ_PIECE, SSE_COMMENT_INTERVAL
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
@@ -48,7 +48,7 @@ PATH = "s"
 BEGAN = 1_760_000_007.0
 TIMEOUT = 30.0
 RECONNECT = 60.0
-COMMENT = 15.0
+COMMENT = SSE_COMMENT_INTERVAL
 
 
 class BoundedClock(Clock):
@@ -307,7 +307,6 @@ class LiveTestCase(SynchronousTestCase):
             self.registry,
             self.clock,
             RECONNECT,
-            COMMENT,
             random=lambda: self.chance,
             piece_size=self.piece_size,
         )

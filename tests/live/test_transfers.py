@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from durable_streams_tw.live.limits import READ_PIECE
-from durable_streams_tw.live.transfers import Encoder, Transfers
+from durable_streams_tw.live.transfers import Encoder, Transfer, Transfers
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.streams.offsets import START
@@ -39,7 +39,7 @@ class TransferTests(LiveTestCase):
         self.assertEqual(len(chunk.data), READ_PIECE)
         self.transfers = Transfers(self.store, self.registry, self.in_thread, self.piece_size)
         sink = RecordingSink(room)
-        sink.producer = self.transfers.begin(chunk, encoder, sink)
+        sink.producer = Transfer(self.transfers, chunk, encoder, sink)
         return sink
 
     def finish(self, sink: RecordingSink) -> None:

@@ -52,28 +52,22 @@ class Transfers:
         store: IStreamStore,
         registry: FollowerRegistry,
         in_thread: Callable[..., Deferred[Any]],
-        piece_size: PieceSize | None = None,
+        piece_size: PieceSize,
     ) -> None:
-        self.piece_size = piece_size or PieceSize()
+        self.piece_size = piece_size
         self.store = store
         self.registry = registry
         self.in_thread = in_thread
         self.running: set[Transfer] = set()
 
-    def begin(self, chunk: Chunk, encoder: Encoder | None, sink: BodySink) -> Transfer:
-        """Send the response that starts with ``chunk`` to ``sink``.
-
-        The first piece may be written before this returns.
-        """
-        return Transfer(self, chunk, encoder, sink)
-
 
 @implementer(IPushProducer)
 class Transfer:
-    """Body of one response, paced by the pauses of its transport.
+    """Body of one response that starts with ``chunk``, paced by the pauses of its transport.
 
-    The stream does not expire by its TTL during the transfer. If the stream is deleted or cannot be
-    read, the sink is aborted, so that the client sees that the body is incomplete.
+    The first piece may be written before the constructor returns. The stream does not expire by its
+    TTL during the transfer. If the stream is deleted or cannot be read, the sink is aborted, so
+    that the client sees that the body is incomplete.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from durable_streams_tw.http.response_headers import (
 from durable_streams_tw.live.body_output import BodySink
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
-from durable_streams_tw.live.transfers import Transfers
+from durable_streams_tw.live.transfers import Transfer, Transfers
 from durable_streams_tw.protocol import caching, content_types, cursors, headers, json_mode
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
@@ -155,7 +155,7 @@ class ReadHandler:
 
         def begin(sink: BodySink) -> BodyProducer:
             encoder = compression.gzip_encoder() if gzips else None
-            return self._transfers.begin(chunk, encoder, sink)
+            return Transfer(self._transfers, chunk, encoder, sink)
 
         return StreamedBody(begin, None if gzips else size)
 

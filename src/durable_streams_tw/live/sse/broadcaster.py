@@ -29,9 +29,8 @@ class Broadcaster:
     """All SSE connections of one store.
 
     A connection ends after ``reconnect_interval`` seconds, less a random part, and gets a comment
-    after ``comment_interval`` seconds without a write. ``random`` returns numbers in [0, 1) that
-    spread cursors and reconnections. Cursors follow ``wall`` (default: ``clock``), in seconds since
-    the Unix epoch.
+    when it has had no write for some time. ``random`` returns numbers in [0, 1) that spread cursors
+    and reconnections. Cursors follow ``wall`` (default: ``clock``), in seconds since the epoch.
     """
 
     def __init__(
@@ -40,10 +39,9 @@ class Broadcaster:
         registry: FollowerRegistry,
         clock: IReactorTime,
         reconnect_interval: float,
-        comment_interval: float = limits.SSE_COMMENT_INTERVAL,
         *,
         random: Callable[[], float],
-        piece_size: PieceSize | None = None,
+        piece_size: PieceSize,
         wall: Seconds | None = None,
     ) -> None:
         self._random = random
@@ -51,13 +49,13 @@ class Broadcaster:
             store,
             registry,
             clock,
-            TimerQueue(clock, comment_interval, comment_interval * _SLACK),
+            TimerQueue(clock, limits.SSE_COMMENT_INTERVAL, limits.SSE_COMMENT_INTERVAL * _SLACK),
             [
                 TimerQueue(clock, part * reconnect_interval, reconnect_interval * _SLACK)
                 for part in _LIFETIMES
             ],
             random,
-            piece_size or PieceSize(),
+            piece_size,
             wall or clock.seconds,
         )
 
