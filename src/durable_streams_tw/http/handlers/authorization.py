@@ -56,7 +56,7 @@ from durable_streams_tw.protocol.subscriptions.control_paths import (
     is_control,
     parse_control_path,
 )
-from durable_streams_tw.protocol.subscriptions.state import GONE
+from durable_streams_tw.protocol.subscriptions.state import GONE, OTHER_CONFIGURATION
 from durable_streams_tw.storage.commands.subscription_queries import SubscriptionPaths
 from durable_streams_tw.subscriptions.service import Subscriptions
 
@@ -79,9 +79,6 @@ _MISSING: Final = Refusal(
     ((b"WWW-Authenticate", _REALM),),
 )
 _EXPIRED: Final = "the token has expired"
-_TAKEN: Final = Refusal(
-    Problem.SUBSCRIPTION_ALREADY_EXISTS, "the subscription exists with another configuration"
-)
 
 
 class AccessPolicy(Struct, frozen=True, kw_only=True):
@@ -304,7 +301,7 @@ class AuthorizedHandler:
         if Coverage(*found).allowed(grants):
             return self._handler.respond_deferred(request)
         # Do not reveal that the subscription exists, except to a request for the same id.
-        return self._refuse(request, _TAKEN if creates else GONE)
+        return self._refuse(request, OTHER_CONFIGURATION if creates else GONE)
 
     def _respond_to_worker(
         self, request: Request, path: ControlPath

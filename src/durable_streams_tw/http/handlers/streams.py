@@ -28,7 +28,6 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.control_paths import is_control
 from durable_streams_tw.storage.api import IStreamStore, Outcome
 
-_RESERVED = problems.RESERVED_PATH
 _WRONG_ROOT = Refusal(
     Problem.NOT_FOUND,
     "subscriptions are at __ds/subscriptions/ below the root of all streams (see --root), "
@@ -69,7 +68,7 @@ class RequestHandler(Protocol):
 
 
 class StreamHandler:
-    """Handler of the stream methods, and of control resources if ``control`` is given."""
+    """Handler of the stream methods, and of control resources by ``control``."""
 
     def __init__(
         self,
@@ -77,7 +76,7 @@ class StreamHandler:
         writes: WriteHandler,
         reads: ReadHandler,
         response_headers: ResponseHeaders,
-        control: SubscriptionHandler | None = None,
+        control: SubscriptionHandler,
     ) -> None:
         self._store = store
         self._writes = writes
@@ -142,23 +141,18 @@ class StreamHandler:
                 return self._response_headers.options(origin)
             return self.refuse(_METHOD_NOT_ALLOWED, origin)
         path = request.path
-        if path[:1] in paths.FIRST_OF_RESERVED:
-            if self._control is not None and is_control(path):
-                return self._control.respond(request)
-            if paths.is_reserved(paths.parse_stream_path(path)):
-                return self.refuse(_RESERVED, request.headers.get(headers.ORIGIN))
+        if path[:1] in paths.FIRST_OF_RESERVED and is_control(path):
+            return self._control.respond(request)
         return method(request, paths.parse_stream_path(path))
 
     def _check_head(self, request: Request) -> Response | None:
-        origin = request.headers.get(headers.ORIGIN)
         if request.method not in self._methods:
             if request.method == b"OPTIONS":
                 return None
-            return self.refuse(_METHOD_NOT_ALLOWED, origin)
-        if self._control is not None and is_control(request.path):
+            return self.refuse(_METHOD_NOT_ALLOWED, request.headers.get(headers.ORIGIN))
+        if is_control(request.path):
             return self._control.check_head(request)
-        if paths.is_reserved(paths.parse_stream_path(request.path)):
-            return self.refuse(_RESERVED, origin)
+        paths.parse_stream_path(request.path)
         return None
 
     # -- methods ----------------------------------------------------------------------------

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.python.failure import Failure
+from twisted.internet.defer import maybeDeferred
 from twisted.web.resource import IResource, Resource, getChildForRequest
 from twisted.web.server import NOT_DONE_YET, Request
 
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.auth.identities import Identity
-from durable_streams_tw.http import problems
 from durable_streams_tw.http.handlers.authorization import (
     AuthorizedHandler,
     ClientRequest,
@@ -20,13 +18,11 @@ from durable_streams_tw.http.handlers.authorization import (
 )
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.twisted_web.resource import host_of, send
-from durable_streams_tw.protocol.errors import Refusal, Refused
+from durable_streams_tw.http.twisted_web.resource import host_of
+from durable_streams_tw.protocol.errors import Refused
 
 MissingGrant = Callable[[Grants, Request], "str | None"]
 """Return which grant a request lacks, None if it has all."""
-
-_RENDER: Final = "render the resource"
 
 
 def missing_for_metrics(grants: Grants, request: Request) -> str | None:
@@ -99,50 +95,32 @@ class AuthorizedOperators(Resource):
 
     def render(self, request: Request) -> Any:
         """Send a refusal, or let the operator resource render."""
-        disconnected: list[object] = []
         name = request.postpath[0] if request.postpath else b""
         rule = _RULES.get(name, missing_for_metrics)
+        if rule is None:
+            self._show(request)
+            return NOT_DONE_YET
+        return resources.respond_later(request, maybeDeferred(self._authorize, request, rule))
 
-        def authenticated(identity: Identity | None) -> Any:
-            missing = None if identity is None or rule is None else rule(identity.grants, request)
-            return _RENDER if missing is None else resources.refusal(forbidden(missing))
+    def _authorize(self, request: Request, rule: MissingGrant) -> Any:
+        """Return a refusal, or None if the operator resource has rendered, now or later."""
 
-        def refuse(refusal: Refusal) -> Response:
-            return resources.refusal(refusal)
+        def authenticated(identity: Identity | None) -> Response | None:
+            missing = None if identity is None else rule(identity.grants, request)
+            if missing is not None:
+                return resources.refusal(forbidden(missing))
+            self._show(request)
+            return None
 
-        def failed(failure: Failure) -> Response | None:
-            if failure.check(CancelledError):
-                return None
-            return resources.refusal(problems.internal_error(failure))
+        return self._handler.authenticate(
+            self._client_request(request),
+            authenticated,
+            resources.refusal,
+            public=rule is missing_for_console,
+        )
 
-        def settled(result: Any) -> None:
-            if disconnected or result is None:
-                return
-            if result is _RENDER:
-                request.render(getChildForRequest(self._resource, request))
-                return
-            request.write(send(result, request))
-            request.finish()
-
-        result: Any = _RENDER
-        try:
-            if rule is not None:
-                result = self._handler.authenticate(
-                    self._client_request(request),
-                    authenticated,
-                    refuse,
-                    public=rule is missing_for_console,
-                )
-        except Refused as refused:
-            result = refuse(refused.refusal)
-        except Exception:  # noqa: BLE001 - any error means that nothing is shown
-            result = resources.refusal(problems.internal_error(Failure()))
-        if isinstance(result, Deferred):
-            request.notifyFinish().addErrback(disconnected.append)
-            result.addErrback(failed).addCallback(settled).addErrback(problems.internal_error)
-        else:
-            settled(result)
-        return NOT_DONE_YET
+    def _show(self, request: Request) -> None:
+        request.render(getChildForRequest(self._resource, request))
 
     def _client_request(self, request: Request) -> ClientRequest:
         headers = {

@@ -152,6 +152,9 @@ class AlreadyClaimed(Refusal, frozen=True):
 
 
 GONE: Final = Refusal(Problem.SUBSCRIPTION_NOT_FOUND, "there is no subscription with this id")
+OTHER_CONFIGURATION: Final = Refusal(
+    Problem.SUBSCRIPTION_ALREADY_EXISTS, "the subscription exists with another configuration"
+)
 FENCED: Final = Refusal(
     Problem.FENCED,
     "the wake is no longer current: it is done, its lease expired, or a newer wake replaced it",
@@ -173,11 +176,7 @@ _OTHER_KIND: Final = {
 
 def check_configuration(existing: Subscription, digest: bytes) -> Refusal | None:
     """Return a refusal if a PUT has another configuration than the subscription (§6.2)."""
-    if existing.digest == digest:
-        return None
-    return Refusal(
-        Problem.SUBSCRIPTION_ALREADY_EXISTS, "the subscription exists with another configuration"
-    )
+    return None if existing.digest == digest else OTHER_CONFIGURATION
 
 
 def with_explicit_count(state: Subscription, explicit: int) -> Subscription:
