@@ -9,7 +9,7 @@ COPY src ./src
 # All dependencies have wheels, so no compiler is needed. twistd caches its list of plugins here,
 # because the server's user could not write it later.
 RUN python -m venv /opt/durable-streams \
- && /opt/durable-streams/bin/pip install --no-cache-dir . \
+ && /opt/durable-streams/bin/pip install --no-cache-dir '.[postgres,tracing]' \
  && /opt/durable-streams/bin/pip uninstall --yes pip \
  && /opt/durable-streams/bin/twistd --help > /dev/null
 
@@ -23,7 +23,7 @@ ENV PATH=/opt/durable-streams/bin:$PATH \
 # The image's standard library has no bytecode files, and the server's user could not write them:
 # every start and every health check would compile the modules again.
 RUN python -c "import urllib.request, twisted.internet.reactor, durable_streams_tw.service.make_service, \
-durable_streams_tw.storage.durable.store"
+durable_streams_tw.storage.durable.store, durable_streams_tw.storage.postgres.store"
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /data

@@ -44,7 +44,7 @@ HOW = """\
 - The server on PostgreSQL uses a database on this machine, whose processes run on both cores. CPU
   and memory of the database are not included. Compare it with the data directory by
   `python -m bench.compare --servers fast,postgres --stores durable`. `python -m bench.database`
-  measures its committer alone ([Run on PostgreSQL](how-to/postgresql.md#measure)).
+  measures its committer alone.
 - A stream of 100 MB is read by one client, following `Stream-Next-Offset` to the tail. If
   a server takes too long to fill its store, the row says so; `--full` allows more time.
 - Starts are timed from the start of the process to the first response, with the file system's

@@ -43,9 +43,15 @@ class VerdictTests(SynchronousTestCase):
 
     def test_workers(self) -> None:
         look = doctor_checks.workers
-        self.assertEqual(look(1, 8).grade, "good")
-        self.assertEqual(look(7, 8).grade, "good")
-        self.assertEqual(look(8, 8).grade, "warning")
+        self.assertGrades(
+            [
+                (look(1, 1, owner=True), "good"),
+                (look(7, 8, owner=True), "good"),
+                (look(8, 8, owner=True), "warning"),
+                (look(8, 8, owner=False), "good"),
+                (look(9, 8, owner=False), "warning"),
+            ]
+        )
 
     def test_address_space(self) -> None:
         look = doctor_checks.address_space

@@ -52,7 +52,13 @@ class JudgementTests(SynchronousTestCase):
         for changes in ({"fsync": False}, {"full_page_writes": False}):
             self.assertEqual(self.grade("durability", durability=self.durable(**changes)), "bad")
         self.assertEqual(self.grade("autovacuum", autovacuum=False), "bad")
-        self.assertEqual(self.grade("connections", free=6), "bad")
+        self.assertEqual(self.grade("connections", free=7), "bad")
+
+    def test_each_worker_needs_connections(self) -> None:
+        """A server with more nodes than the free connections allow gets an error."""
+        for nodes, grade in ((10, "good"), (11, "bad")):
+            results = judge(replace(GOOD, free=80), SETTINGS, nodes)
+            self.assertIn(("connections", grade), [(name, found) for name, found, _ in results])
 
     def test_missing_synchronous_standby_is_an_error(self) -> None:
         pair = self.durable(standbys="ANY 1 (a, b)")

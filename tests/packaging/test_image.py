@@ -73,6 +73,11 @@ class ImageTests(SynchronousTestCase):
         for name in re.findall(r'(?:readme|license-files) = \[?"([^"]+)"', project):
             self.assertIn(name, copied)
 
+    def test_extras(self) -> None:
+        """The image has the packages of the settings that need an extra: it has no pip."""
+        (install,) = [rest for rest in self.arguments_of("RUN") if "pip install" in rest]
+        self.assertIn("'.[postgres,tracing]'", install)
+
     def test_health(self) -> None:
         """The health check succeeds while the server runs and fails without it."""
         (rest,) = self.arguments_of("HEALTHCHECK")

@@ -14,6 +14,7 @@ from durable_streams_tw.service.configuration import (
     ConfigurationError,
     load_configuration,
 )
+from durable_streams_tw.service.port_announcer import storage_name
 from durable_streams_tw.service.settings_table import GROUPS, SETTINGS, Setting
 from durable_streams_tw.service.sources import command_line, environment_variables, preset
 from durable_streams_tw.service.value_parsers import count
@@ -153,6 +154,9 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertIsNone(chosen.overridden_by("database"))
         chosen = load_configuration({"data-dir": ("/d",)}, {"DURABLE_STREAMS_DATABASE": url}, None)
         self.assertEqual((chosen["database"], chosen["data-dir"]), (None, "/d"))
+        self.assertEqual(
+            storage_name(chosen), "/d (the database of DURABLE_STREAMS_DATABASE is not used)"
+        )
         self.assertEqual(
             self.refused({"data-dir": ("/d",), "database": (url,)}),
             ("--database: cannot be combined with data-dir; set one of them",),

@@ -11,10 +11,17 @@ from pathlib import Path
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.logger import PredicateResult
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service import process_tuning
-from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
+from durable_streams_tw.service.run import _not_reported
+from durable_streams_tw.service.startup import (
+    NOT_STARTED,
+    CannotStart,
+    ServiceGroup,
+    StderrReporter,
+)
 from durable_streams_tw.storage.errors import StoreUnusable
 from tests.service.black_box import PATIENCE, environment
 
@@ -42,6 +49,16 @@ class RecordedService(Service):
         """Record the stop; its Deferred is the test's."""
         self.events.append(f"stop {self.label}")
         return self.stopped
+
+
+class LogFilterTests(SynchronousTestCase):
+    """Filter of the log of ``run``."""
+
+    def test_only_the_failed_start_is_dropped(self) -> None:
+        """The event about a failed start is dropped, since stderr has it; others are logged."""
+        self.assertIs(_not_reported({"log_format": NOT_STARTED, "reason": "x"}), PredicateResult.no)
+        for event in ({"log_format": "{reason}", "reason": "x"}, {"sentence": "x"}, {}):
+            self.assertIs(_not_reported(event), PredicateResult.maybe)
 
 
 class PreloadTests(SynchronousTestCase):

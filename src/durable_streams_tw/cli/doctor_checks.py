@@ -58,7 +58,7 @@ def run_checks(configuration: Configuration) -> Iterator[CheckResult]:
     settings = configuration.settings
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield open_files(files, settings.max_connections)
-    yield workers(configuration["workers"], cores())
+    yield workers(configuration["workers"], cores(), owner=configuration["database"] is None)
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     yield protocols(_missing_packages())
     yield from timeouts(settings)
@@ -107,13 +107,17 @@ def open_files(limit: int, connections: int) -> CheckResult:
     return CheckResult("open files", "bad" if limit < _FEW_FILES else "warning", sentence)
 
 
-def workers(count: int, available: int) -> CheckResult:
-    """Check the number of processes that serve HTTP against the number of cores."""
+def workers(count: int, available: int, *, owner: bool) -> CheckResult:
+    """Check the number of processes that serve HTTP against the number of cores.
+
+    ``owner`` tells whether another process has the store.
+    """
     if count == 1:
         sentence = f"one process; {available} cores are available"
         return CheckResult("workers", "good", sentence)
-    if count >= available:
-        sentence = f"{count} for {available} cores: the owner of the store needs a core too"
+    if count + owner > available:
+        advice = "the owner of the store needs a core too" if owner else "they share the cores"
+        sentence = f"{count} for {available} cores: {advice}"
         return CheckResult("workers", "warning", sentence)
     return CheckResult("workers", "good", f"{count} for {available} cores")
 

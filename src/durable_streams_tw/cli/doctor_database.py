@@ -31,8 +31,8 @@ Check = tuple[str, Literal["good", "warning", "bad"], str]
 
 #: Difference of the clocks beyond which TTLs are noticeably shorter or longer (seconds).
 _CLOCK: Final = 1.0
-#: Connections that a node opens: two that commit, up to four that read, one that listens.
-_CONNECTIONS: Final = 7
+#: Most connections that a node opens: two that commit, five that read, one that listens.
+_CONNECTIONS: Final = 8
 #: Age of a snapshot from which the updates of hot rows slow down (seconds).
 _LONG_SNAPSHOT: Final = 600
 #: Attempts to find a pooler that mixes sessions, which may by chance pass both to the same one.
@@ -109,7 +109,7 @@ def run_database_checks(configuration: Configuration) -> Iterator[Check]:
     except psycopg.Error as error:
         yield "database", "bad", " ".join(str(error).split())
     else:
-        yield from judge(facts, settings)
+        yield from judge(facts, settings, configuration["workers"])
 
 
 def measure(
@@ -165,8 +165,8 @@ def _mixes_sessions(one: psycopg.Connection[Any], other: psycopg.Connection[Any]
     return False
 
 
-def judge(facts: DatabaseStats, settings: DatabaseSettings) -> Iterator[Check]:
-    """Yield the results for measured values."""
+def judge(facts: DatabaseStats, settings: DatabaseSettings, nodes: int = 1) -> Iterator[Check]:
+    """Yield the results for measured values and a server of that many nodes."""
     durability = facts.durability
     major, minor = divmod(durability.version, 10_000)
     yield "database", "good", f"PostgreSQL {major}.{minor}, schema {settings.schema}"
@@ -187,8 +187,9 @@ def judge(facts: DatabaseStats, settings: DatabaseSettings) -> Iterator[Check]:
         sentence = "off: damaged pages are not noticed; turn them on with pg_checksums --enable"
         yield "checksums", "warning", sentence
     yield from _pooler(facts, settings)
-    figures = f"{facts.free} of {facts.connections} free, a node needs {_CONNECTIONS}"
-    if facts.free < _CONNECTIONS:
+    needed = nodes * _CONNECTIONS
+    figures = f"{facts.free} of {facts.connections} free, this server needs {needed}"
+    if facts.free < needed:
         yield "connections", "bad", f"{figures}: raise max_connections"
     else:
         yield "connections", "good", figures

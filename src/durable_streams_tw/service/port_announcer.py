@@ -82,6 +82,8 @@ def storage_name(configuration: Configuration) -> str:
     if configuration["database"] is not None:
         return "PostgreSQL"
     directory: str | None = configuration["data-dir"]
+    if configuration.overridden_by("database"):
+        return f"{directory} (the database of {configuration.origin('database')} is not used)"
     return directory or "memory (lost at exit: use --data-dir to keep streams)"
 
 

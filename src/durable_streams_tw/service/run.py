@@ -13,7 +13,7 @@ from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
 from durable_streams_tw.service.log_output import stream_log
 from durable_streams_tw.service.make_service import build_service
-from durable_streams_tw.service.startup import CannotStart, StderrReporter
+from durable_streams_tw.service.startup import NOT_STARTED, CannotStart, StderrReporter
 from twisted import logger
 
 
@@ -63,4 +63,5 @@ def _error_line(message: str) -> str:
 @provider(logger.ILogFilterPredicate)
 def _not_reported(event: logger.LogEvent) -> Any:
     """Drop the event about a failed start, which stderr has already."""
-    return logger.PredicateResult.no if "sentence" in event else logger.PredicateResult.maybe
+    reported = event.get("log_format") == NOT_STARTED
+    return logger.PredicateResult.no if reported else logger.PredicateResult.maybe

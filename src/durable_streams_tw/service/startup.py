@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
@@ -26,6 +26,9 @@ from durable_streams_tw.service import process_tuning
 from durable_streams_tw.storage.errors import StoreUnusable
 
 T = TypeVar("T")
+
+#: Format of the log event about a failed start.
+NOT_STARTED: Final = "Cannot start: {reason}"
 
 
 class CannotStart(Exception):
@@ -108,7 +111,7 @@ class ServiceGroup(MultiService):
             yield
         except (CannotStart, StoreUnusable) as error:
             message = str(error)
-            self._log.critical("Cannot start: {sentence}", sentence=message)
+            self._log.critical(NOT_STARTED, reason=message)
             self._report(message)
             sys.excepthook = _hide_traceback
             raise CannotStart("see the error above and the log") from None
