@@ -122,23 +122,29 @@ class DurableStreams(Service):
         self._reactor = reactor
         # Timers use monotonic time; deadlines named by clients and issuers the wall clock; ages
         # of streams `clocks.StreamTime`.
-        timers = clocks.monotonic_timers(reactor)
-        wall = clocks.wall_clock(reactor)
-        self._timers = timers
+        self._timers = timers = clocks.monotonic_timers(reactor)
+        self._wall = wall = clocks.wall_clock(reactor)
         self._time = clocks.stream_time(reactor)
         self._settings = settings = settings or Settings()
         self._work = WorkerPool(reactor, WORK_THREADS, "durable-streams-work")
         # Threads of their own, so that metrics do not wait for clients' bodies.
         self._reports = WorkerPool(reactor, 1, "durable-streams-report")
-        self._in_thread = in_thread or self._work
-        self._report = in_thread or self._reports
+        in_thread = in_thread or self._work
+        self._report = self._reports if in_thread is self._work else in_thread
         self._started = self._released = False
+        # Connections of the HTTP server made last.
+        self._connections: Sized = ()
+        # Live reads of consoles.
+        self._changes: StreamChanges | None = None
+        # Reported by set_endpoint.
+        self._endpoint_url: str | None = None
+        self._all_loopback: bool | None = None
+        self._data_dir = data_dir
         if store is None:
             store = self._make_store(data_dir, database)
         self._store = store
-        self._data_dir = data_dir
-        self._registry = registry = FollowerRegistry(store, timers)
         remote: Any = store if IRemoteStore.providedBy(store) else None
+        self._registry = registry = FollowerRegistry(store, timers)
         if remote is not None:
             remote.on_reconnect = registry.look_again
         self._long_polls = LongPolls(store, registry, timers, settings.long_poll_timeout)
@@ -152,83 +158,38 @@ class DurableStreams(Service):
             piece_size=piece_size,
             wall=wall,
         )
-        self._transfers = Transfers(store, registry, self._in_thread, piece_size)
+        self._transfers = Transfers(store, registry, in_thread, piece_size)
         self._read_size = settings.max_chunk or MAX_CHUNK
-        self._writes = WriteHandler(store, lambda: int(wall() * 1000), self._in_thread)
-        cookie = settings.auth_cookie if checkers else None
-        vary = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
-        self._response_headers = ResponseHeaders(
-            settings.cors_origins,
-            vary if checkers else (),
-            cookie is not None,
-            settings.cors_headers,
-        )
+        self._writes = WriteHandler(store, lambda: int(wall() * 1000), in_thread)
+        self._response_headers = response_headers = _response_headers(settings, bool(checkers))
         reads = ReadHandler(
             store,
             self._long_polls,
             self._broadcaster,
             self._transfers,
-            self._response_headers,
+            response_headers,
             wall=wall,
             random=random,
-            in_thread=self._in_thread,
+            in_thread=in_thread,
             max_chunk=settings.max_chunk,
             private=settings.private or bool(checkers),
         )
-        shared_keys = store.keyring
-        if settings.webhook_keys is not None:
-            path = Path(settings.webhook_keys)
-            shared_keys = KeyFile(path, shared=True, writable=False, reactor=reactor)
-        # Connections of the HTTP server made last.
-        self._connections: Sized = ()
-        # Live reads of consoles.
-        self._changes: StreamChanges | None = None
-        # Reported by set_endpoint.
-        self._endpoint_url: str | None = None
-        self._all_loopback: bool | None = None
-        self._subscriptions = Subscriptions(
-            store,
-            reactor,
-            now=self._time.now,
-            keyring=Keyring(data_dir, wall, shared_keys)
-            if remote is None
-            else OwnerKeyring(lambda: remote.shared, wall),
-            base=self._base,
-            allow_local=self._allow_local,
-            rotate=settings.rotate_webhook_key,
-            caller=webhook_client,
-        )
-        control = SubscriptionHandler(self._subscriptions, self._response_headers)
-        self.stream_handler = StreamHandler(
-            store, self._writes, reads, self._response_headers, control
-        )
-        policy = AccessPolicy(
-            checkers=tuple(checkers),
-            cookie=None if cookie is None else cookie.encode("ascii"),
-            hosts=AllowedHosts(settings.allowed_hosts),
-            origins=AllowedOrigins(settings.cors_origins),
-            rate=settings.rate,
-            trust_proxy=settings.trust_proxy,
-            # Timers of live reads may fire a little late.
-            max_live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
-        )
+        self._subscriptions = self._make_subscriptions(remote, webhook_client)
+        control = SubscriptionHandler(self._subscriptions, response_headers)
+        self.stream_handler = StreamHandler(store, self._writes, reads, response_headers, control)
+        policy = _access_policy(settings, checkers)
         #: Checks of requests; None if the policy has no requirements.
         self.authorized_handler: AuthorizedHandler | None = None
         handler: RequestHandler = self.stream_handler
         if policy:
             handler = self.authorized_handler = AuthorizedHandler(
-                self.stream_handler,
-                self._response_headers,
-                self._subscriptions,
-                policy,
-                timers,
-                wall,
+                self.stream_handler, response_headers, self._subscriptions, policy, timers, wall
             )
-        if wrap_handler is not None:
-            handler = wrap_handler(handler)
-        self._handler = handler
+        self._handler = handler if wrap_handler is None else wrap_handler(handler)
         self._begin_web_request = begin_web_request
-        self._resources = StreamResources(handler, settings, timers, self.stream_handler.refuse)
+        self._resources = StreamResources(
+            self._handler, settings, timers, self.stream_handler.refuse
+        )
 
     # -- service ----------------------------------------------------------------------------
 
@@ -309,7 +270,7 @@ class DurableStreams(Service):
             self._settings,
             self._timers,
             b"/" + root,
-            clocks.wall_clock(self._reactor),
+            self._wall,
         )
         site.decide = partial(self._resources.decide, b"/" + root)
         site.begin_web_request = self._begin_web_request
@@ -329,7 +290,7 @@ class DurableStreams(Service):
             self._timers,
             b"/" + root,
             self._settings,
-            clocks.wall_clock(self._reactor),
+            self._wall,
             turn_of(self._reactor),
         )
         self._connections = factory.connections
@@ -494,6 +455,26 @@ class DurableStreams(Service):
         private = settings.public_url is None and not settings.trust_proxy
         return private and self._all_loopback is True
 
+    def _make_subscriptions(
+        self, remote: Any, webhook_client: WebhookClient | None
+    ) -> Subscriptions:
+        settings, shared_keys = self._settings, self._store.keyring
+        if settings.webhook_keys is not None:
+            path = Path(settings.webhook_keys)
+            shared_keys = KeyFile(path, shared=True, writable=False, reactor=self._reactor)
+        return Subscriptions(
+            self._store,
+            self._reactor,
+            now=self._time.now,
+            keyring=Keyring(self._data_dir, self._wall, shared_keys)
+            if remote is None
+            else OwnerKeyring(lambda: remote.shared, self._wall),
+            base=self._base,
+            allow_local=self._allow_local,
+            rotate=settings.rotate_webhook_key,
+            caller=webhook_client,
+        )
+
     def _make_store(self, data_dir: str | None, database: DatabaseSettings | None) -> Any:
         settings, timers = self._settings, self._timers
         common: dict[str, Any] = {
@@ -517,6 +498,26 @@ class DurableStreams(Service):
 
         executor = ThreadExecutor(self._reactor)
         return DurableStore(data_dir, timers, executor, quota=settings.max_stored, **common)
+
+
+def _response_headers(settings: Settings, authenticated: bool) -> ResponseHeaders:
+    cookies = authenticated and settings.auth_cookie is not None
+    vary = [b"Authorization"] * authenticated + [b"Cookie"] * cookies
+    return ResponseHeaders(settings.cors_origins, tuple(vary), cookies, settings.cors_headers)
+
+
+def _access_policy(settings: Settings, checkers: Sequence[ICredentialsChecker]) -> AccessPolicy:
+    cookie = settings.auth_cookie if checkers else None
+    return AccessPolicy(
+        checkers=tuple(checkers),
+        cookie=None if cookie is None else cookie.encode("ascii"),
+        hosts=AllowedHosts(settings.allowed_hosts),
+        origins=AllowedOrigins(settings.cors_origins),
+        rate=settings.rate,
+        trust_proxy=settings.trust_proxy,
+        # Timers of live reads may fire a little late.
+        max_live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
+    )
 
 
 def _name(path: str) -> str:
