@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from queue import Queue
 from threading import Event, current_thread
 from typing import Any
 
@@ -11,23 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.concurrency import WorkerPool, continue_with, in_daemon_thread, stop_all
-
-_PATIENCE = 30.0
-
-
-class QueuedReactor:
-    """Reactor that queues the calls of threads, one per turn."""
-
-    def __init__(self) -> None:
-        self._calls: Queue[Callable[[], Any]] = Queue()
-
-    def callFromThread(self, callable: Callable[..., Any], *arguments: object) -> None:
-        """Queue a call."""
-        self._calls.put(lambda: callable(*arguments))
-
-    def turn(self) -> None:
-        """Run the next call."""
-        self._calls.get(timeout=_PATIENCE)()
+from tests.queued_reactor import PATIENCE, QueuedReactor
 
 
 class ThreadTests(SynchronousTestCase):
@@ -37,8 +19,7 @@ class ThreadTests(SynchronousTestCase):
         self.reactor = QueuedReactor()
 
     def result(self, deferred: Deferred[Any]) -> Any:
-        while not deferred.called:
-            self.reactor.turn()
+        self.reactor.run_until(deferred)
         return self.successResultOf(deferred)
 
     def test_daemon_thread(self) -> None:
@@ -52,7 +33,7 @@ class ThreadTests(SynchronousTestCase):
     def test_cancelled(self) -> None:
         """A cancelled Deferred fails at once, and the later result is dropped."""
         may_end = Event()
-        waiting = in_daemon_thread(self.reactor, may_end.wait, _PATIENCE)
+        waiting = in_daemon_thread(self.reactor, may_end.wait, PATIENCE)
         waiting.cancel()
         self.failureResultOf(waiting)
         may_end.set()

@@ -6,7 +6,6 @@ import contextlib
 import json
 import select
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.cli import client_input
 from durable_streams_tw.cli.client_input import lines_of, pieces_of
 from durable_streams_tw.cli.client_options import ClientOptions
+from tests.ports import free_port
 from tests.service.black_box import PATIENCE, Foreground, ask, environment
 from tests.service.pem import cached_pem
 
@@ -295,16 +295,9 @@ class ClientTests(ClientCase):
 class AbsentServerTests(ClientCase):
     """Client commands while no server listens."""
 
-    def free_port(self) -> int:
-        """Return a port on which nothing listens."""
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port: int = found.getsockname()[1]
-            return port
-
     def test_fails_at_once(self) -> None:
         """Without --wait, a command fails without a retry and names the address."""
-        self.port = self.free_port()
+        self.port = free_port()
         for arguments in (("head", "x"), ("tail", "x"), ("append", "x", "y"), ("ls",)):
             status, _, err = self.run_command(*arguments)
             self.assertEqual(status, 6)
@@ -313,7 +306,7 @@ class AbsentServerTests(ClientCase):
 
     def test_wait(self) -> None:
         """With --wait, a command waits for a server that starts later."""
-        self.port = self.free_port()
+        self.port = free_port()
         process = self.start_command("create", "x", "--wait")
         arguments = ("durable-streams", "--interface=127.0.0.1", f"--port={self.port}")
         with Foreground(self.here, *arguments):

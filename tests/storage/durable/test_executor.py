@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from queue import Queue
 from threading import Event, get_ident
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import ref
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
+from tests.queued_reactor import PATIENCE, QueuedReactor
 
 T = TypeVar("T")
-
-_PATIENCE = 30.0
-"""When a thread that does nothing has failed (seconds)."""
-
-
-@implementer(IReactorFromThreads)
-class _Turns:
-    """Reactor that queues the calls of threads."""
-
-    def __init__(self) -> None:
-        self._calls: Queue[Callable[[], Any]] = Queue()
-
-    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
-        self._calls.put(lambda: callable(*args, **kwargs))
-
-    def callLater(self, seconds: float, callable: Callable[..., Any]) -> None:
-        self._calls.put(callable)
-
-    def turn(self) -> None:
-        """Run the next call."""
-        self._calls.get(timeout=_PATIENCE)()
 
 
 class ThreadExecutorTests(SynchronousTestCase):
     """Order of jobs on the committer thread, and concurrency of reads."""
 
     def setUp(self) -> None:
-        self.reactor = _Turns()
+        self.reactor = QueuedReactor()
         self.executor = ThreadExecutor(self.reactor, readers=2)
         self.batches: list[list[Job]] = []
         self.threads: set[int] = set()
@@ -54,15 +31,14 @@ class ThreadExecutorTests(SynchronousTestCase):
         """Run jobs on the committer thread when the test permits."""
         self.threads.add(get_ident())
         self.working.set()
-        assert self.may_work.wait(_PATIENCE)
+        assert self.may_work.wait(PATIENCE)
         self.batches.append(jobs)
         for job in jobs:
             self.executor.call_from_thread(job)
 
     def result(self, deferred: Deferred[T]) -> T:
         """Return the result of a Deferred, running calls of threads until it fires."""
-        while not deferred.called:
-            self.reactor.turn()
+        self.reactor.run_until(deferred)
         return self.successResultOf(deferred)
 
     def stop(self) -> None:
@@ -110,7 +86,7 @@ class ThreadExecutorTests(SynchronousTestCase):
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for a condition on another thread."""
-        end = monotonic() + _PATIENCE
+        end = monotonic() + PATIENCE
         while not is_so() and monotonic() < end:
             sleep(0.001)
 
@@ -119,7 +95,7 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.executor.start(self.work)
         self.executor.submit_write(lambda: None)
         self.reactor.turn()
-        self.assertTrue(self.working.wait(_PATIENCE))
+        self.assertTrue(self.working.wait(PATIENCE))
         for _ in range(5):
             self.executor.submit_write(lambda: None)
             self.reactor.turn()
@@ -138,7 +114,7 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.executor.start(self.work)
         self.executor.submit_write(lambda: None)
         self.reactor.turn()
-        self.assertTrue(self.working.wait(_PATIENCE))
+        self.assertTrue(self.working.wait(PATIENCE))
         stopped = self.executor.stop()
         self.assertRaises(AssertionError, self.executor.submit_write, lambda: None)
         self.may_work.set()
@@ -152,7 +128,7 @@ class ThreadExecutorTests(SynchronousTestCase):
 
         def look(own: Event, other: Event) -> int:
             own.set()
-            assert other.wait(_PATIENCE)
+            assert other.wait(PATIENCE)
             return get_ident()
 
         reads = [
@@ -184,11 +160,11 @@ class ThreadExecutorTests(SynchronousTestCase):
 
         def look() -> str:
             begun.set()
-            assert may_read.wait(_PATIENCE)
+            assert may_read.wait(PATIENCE)
             return "read"
 
         read = self.executor.submit_read(look)
-        self.assertTrue(begun.wait(_PATIENCE))
+        self.assertTrue(begun.wait(PATIENCE))
         self.may_work.set()
         stopped = self.executor.stop()
         may_read.set()
