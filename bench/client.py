@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 from dataclasses import dataclass
-from types import TracebackType
 
 BYTES = "application/octet-stream"
 TEXT = "text/plain"
@@ -37,12 +36,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     def create(self, name: str, content_type: str = BYTES) -> None:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
 
 from tests.service.black_box import PATIENCE, environment
 
@@ -63,12 +62,7 @@ class RunningProgram:
         assert self._process.stdout is not None
         return self._process.stdout.readline().decode()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.communicate(timeout=PATIENCE)
 

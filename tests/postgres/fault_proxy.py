@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from enum import Enum
 from struct import unpack_from
-from types import TracebackType
 
 _PIECE = 65_536
 
@@ -152,12 +151,7 @@ class FaultProxy:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._listening.close()
         self._running.set()
         self.cut_all()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
-from types import TracebackType
 
 SOURCE = Path(__file__).parents[2] / "src"
 PATIENCE = 60.0
@@ -124,12 +123,7 @@ class Foreground:
         self.log += line
         return line
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self.stop()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from types import TracebackType
 from typing import Any, Self
 
 import click
@@ -24,14 +23,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.__exit__(kind, error, trace)
+            self._bar.__exit__(None, None, None)
             self._bar = None
 
     def show(self, done: int, size: int) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from random import random as system_random
-from types import TracebackType
 from typing import Any, Self
 
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
@@ -127,12 +126,7 @@ class StreamClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
 
