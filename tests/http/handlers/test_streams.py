@@ -220,6 +220,25 @@ class ReadTests(Case):
         self.assertEqual(self.ask("GET", "a", If_None_Match="*").status, 304)
         self.assertEqual(self.ask("GET", "a", If_None_Match='"other"').status, 200)
 
+    def test_match(self) -> None:
+        """A read gets 412 if If-Match has not the ETag of its response, also if it has none."""
+        self.put("a", body=b"x")
+        tag = self.fields(self.ask("GET", "a"))["etag"]
+        for target in ("a", "a?offset=-1&live=long-poll"):
+            self.assertEqual(self.ask("GET", target, If_Match=tag).status, 200)
+            self.assertEqual(self.ask("GET", target, If_Match="*").status, 200)
+            refused = self.ask("GET", target, If_Match='"x"', If_None_Match=tag)
+            self.assertEqual((refused.status, self.fields(refused)["etag"]), (412, tag))
+        self.assertEqual(self.ask("GET", "a", If_Match=tag, If_None_Match=tag).status, 304)
+        for target in ("a?offset=now", "a?offset=-1&live=sse", "a?offset=now&live=long-poll"):
+            self.assertEqual(self.ask("GET", target, If_Match=tag).status, 412, target)
+        self.assertEqual(self.ask("GET", "a?offset=now", If_Match="*").status, 200)
+        self.assertEqual(self.ask("GET", "b", If_Match=tag).status, 404)
+        self.assertEqual(self.ask("HEAD", "a", If_Match=tag).status, 200)
+        self.assertEqual(self.ask("HEAD", "a", If_Match='"x"').status, 412)
+        answer = self.ask("HEAD", "a", If_None_Match=tag)
+        self.assertEqual((answer.status, answer.body), (304, b""))
+
     def test_tags_change(self) -> None:
         """The ETag changes with appends, closing and a new incarnation."""
         tags = []

@@ -131,7 +131,11 @@ class SubscriptionTests(ControlCase):
         for method, path in (("POST", "claim"), ("POST", "streams"), ("DELETE", "streams/a")):
             refused = ask(method, f"subscriptions/s/{path}", {"If-Match": "*"})
             self.assertError(refused, 412, "PRECONDITION_FAILED")
+        for path in ("subscriptions/s", "jwks.json"):
+            self.assertEqual(ask("GET", path, only_there).status, 200)
+            self.assertError(ask("GET", path, {"If-Match": '"x"'}), 412, "PRECONDITION_FAILED")
         self.assertEqual(ask("DELETE", "subscriptions/s", only_there).status, 204)
+        self.assertEqual(ask("GET", "subscriptions/s", only_there).status, 404)
         self.assertError(ask("DELETE", "subscriptions/s", only_there), 412, "PRECONDITION_FAILED")
 
     def test_webhook(self) -> None:

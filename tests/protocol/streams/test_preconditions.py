@@ -11,6 +11,7 @@ from durable_streams_tw.protocol.streams.preconditions import (
     check_entity_tags,
     check_precondition,
     parse_precondition,
+    require_match,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
 from tests.protocol.refusal_case import RefusalTestCase
@@ -83,6 +84,20 @@ class UnmetTests(RefusalTestCase):
         refusal = check_precondition(Precondition(match=(b'"bogus"',)), STREAM)
         assert isinstance(refusal, Refusal)
         self.assertEqual((refusal.problem.status, refusal.headers), (412, ((b"ETag", TAG),)))
+
+    def test_read(self) -> None:
+        """A read needs the tag of its response, compared strongly, or any for ``*``."""
+        for value in (None, b"*", b'"x", ' + TAG):
+            require_match(value, TAG)
+        for value, tags, current in (
+            (b'"x"', (TAG,), ((b"ETag", TAG),)),
+            (b"W/" + TAG, (TAG,), ((b"ETag", TAG),)),
+            (TAG, (), ()),
+        ):
+            refusal = self.assertRefused(Problem.PRECONDITION_FAILED, require_match, value, *tags)
+            self.assertEqual(refusal.headers, current)
+        require_match(b"*")
+        self.assertRefused(Problem.MALFORMED_FIELD, require_match, b"x", TAG)
 
     def test_without_tags(self) -> None:
         """No tag matches a resource without entity tags."""

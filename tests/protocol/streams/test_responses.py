@@ -88,6 +88,17 @@ class ReadingTests(RefusalTestCase):
             self.assertEqual(sorted(answer.headers), sorted([TYPE, TAIL, NO_STORE, *expected]))
             self.assertEqual(answer.body, b"")
 
+    def test_described_conditionally(self) -> None:
+        """HEAD gets 304 with the current tag in If-None-Match, and is refused by another If-Match,
+        which takes precedence.
+        """
+        tag = b'"7:0:12"'
+        self.assertEqual(responses.described(OPEN, tag, b'"x"'), responses.described(OPEN))
+        unchanged = responses.described(OPEN, b"*", b"W/" + tag)
+        self.assertEqual(unchanged.status, 304)
+        self.assertEqual(sorted(unchanged.headers), sorted([TAIL, NO_STORE, (b"ETag", tag)]))
+        self.assertRefused(Problem.PRECONDITION_FAILED, responses.described, OPEN, b'"x"', tag)
+
     def test_fork_described(self) -> None:
         """A fork is described like any stream; its ETag covers inherited bytes."""
         fork = replace(OPEN, fork=ForkPoint(1, 5, "b", None, 0, 1, False))

@@ -33,6 +33,7 @@ from durable_streams_tw.protocol.streams import parsing, responses, sse
 from durable_streams_tw.protocol.streams.commands import LiveMode, ReadQuery
 from durable_streams_tw.protocol.streams.lineage import incarnation
 from durable_streams_tw.protocol.streams.offsets import NOW
+from durable_streams_tw.protocol.streams.preconditions import require_match
 from durable_streams_tw.protocol.streams.responses import BufferedResponse, Header
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
@@ -62,7 +63,7 @@ class ReadHandler:
         self._limit = MAX_POSITION if self.max_chunk is None else self.max_chunk
 
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
-        """Respond to a GET. Raise `Refused` for a malformed query."""
+        """Respond to a GET. Raise `Refused` for a malformed query or a failed precondition."""
         query = parsing.parse_read(request.query)
         piece = self._transfers.piece_size.current
         if query.live is LiveMode.SSE:
@@ -82,7 +83,10 @@ class ReadHandler:
             return self._content(chunk, request, query)
         if query.live is LiveMode.SSE:
             return self._events(chunk, request, query)
-        if chunk.data or chunk.state.closed:
+        if chunk.data:
+            return self._content(chunk, request, query)
+        require_match(request.headers.get(headers.IF_MATCH))
+        if chunk.state.closed:
             return self._after_wait(chunk, context)
         result = self._long_polls.wait(chunk, self._limit, self._transfers.piece_size.current)
         return continue_with(result, self._after_wait, context)
@@ -120,6 +124,7 @@ class ReadHandler:
         if query.offset == NOW:
             # The URL has no fixed content, so the response must not be stored.
             own.append((headers.H_CACHE_CONTROL, caching.NO_STORE))
+            require_match(request_headers.get(headers.IF_MATCH))
         else:
             complete = state.closed and chunk.at_tail
             tag = caching.etag(
@@ -131,6 +136,8 @@ class ReadHandler:
             )
             own.append((headers.H_ETAG, tag))
             own.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
+            if headers.IF_MATCH in request_headers:
+                require_match(request_headers[headers.IF_MATCH], tag)
             if caching.matches_etag(request_headers.get(headers.IF_NONE_MATCH), tag):
                 return Response(304, own, b"", common)
         common = with_content(common, content_type)
@@ -175,6 +182,7 @@ class ReadHandler:
     # -- SSE -----------------------------------------------------------------------------
 
     def _events(self, chunk: Chunk, request: Request, query: ReadQuery) -> Response:
+        require_match(request.headers.get(headers.IF_MATCH))
         ended = not chunk.data and chunk.state.closed
         if ended and request.headers.get(headers.LAST_EVENT_ID):
             return self._plain(responses.event_source_end(chunk.state), request)

@@ -187,7 +187,11 @@ class StreamHandler:
         return continue_with(self._store.get_state(path), self._described, request)
 
     def _described(self, found: StreamState | Refusal, request: Request) -> Response:
-        answer = (
-            responses.refused(found) if isinstance(found, Refusal) else responses.described(found)
-        )
-        return self._response_headers.complete(answer, request.headers.get(headers.ORIGIN))
+        given = request.headers
+        if isinstance(found, Refusal):
+            answer = responses.refused(found)
+        else:
+            answer = responses.described(
+                found, given.get(headers.IF_MATCH), given.get(headers.IF_NONE_MATCH)
+            )
+        return self._response_headers.complete(answer, given.get(headers.ORIGIN))

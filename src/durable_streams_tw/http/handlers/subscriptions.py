@@ -22,7 +22,11 @@ from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_CONTROL_BODY, RESERVED_SEGMENT
 from durable_streams_tw.protocol.streams.offsets import format_offset
-from durable_streams_tw.protocol.streams.preconditions import CONDITIONAL, parse_precondition
+from durable_streams_tw.protocol.streams.preconditions import (
+    CONDITIONAL,
+    parse_precondition,
+    require_match,
+)
 from durable_streams_tw.protocol.streams.responses import BufferedResponse, Header
 from durable_streams_tw.protocol.subscriptions import commands as requests
 from durable_streams_tw.protocol.subscriptions import parsing
@@ -106,7 +110,7 @@ class SubscriptionHandler:
         path = parse_control_path(request.path)
         place = path.resource
         if place is ControlResource.KEYS:
-            return _only(request, b"GET", self._keys)
+            return _only(request, b"GET", lambda: self._keys(request))
         if place is ControlResource.NOTHING:
             return refused(problems.RESERVED_PATH)
         name = parsing.parse_subscription_id(path.id)
@@ -124,7 +128,8 @@ class SubscriptionHandler:
 
     # -- resources ----------------------------------------------------------------------------
 
-    def _keys(self) -> BufferedResponse:
+    def _keys(self, request: Request) -> BufferedResponse:
+        require_match(request.headers.get(headers.IF_MATCH))
         keys = self._subscriptions.keyring.jwks()
         return BufferedResponse(
             200,
@@ -139,7 +144,7 @@ class SubscriptionHandler:
             )
             return _rendered(self._subscriptions.subscribe(command), self._subscribed)
         if request.method in (b"GET", b"HEAD"):
-            return self._describe(name, 200)
+            return self._describe(name, 200, request.headers.get(headers.IF_MATCH))
         if request.method == b"DELETE":
             return self._submit(
                 requests.Unsubscribe(name, parse_precondition(request.headers)), _empty
@@ -174,9 +179,14 @@ class SubscriptionHandler:
     def _subscribed(self, outcome: Subscribed) -> MaybeDeferred:
         return self._describe(outcome.state.id, 201 if outcome.fresh else 200)
 
-    def _describe(self, name: str, status: int) -> Deferred[BufferedResponse]:
-        described = self._subscriptions.store.query(DescribeSubscription(name))
-        return _rendered(described, lambda found: _json(status, self._description(found)))
+    def _describe(
+        self, name: str, status: int, if_match: bytes | None = None
+    ) -> Deferred[BufferedResponse]:
+        def render(found: Description) -> BufferedResponse:
+            require_match(if_match)
+            return _json(status, self._description(found))
+
+        return _rendered(self._subscriptions.store.query(DescribeSubscription(name)), render)
 
     def _description(self, found: Description) -> dict[str, Any]:
         state = found.state

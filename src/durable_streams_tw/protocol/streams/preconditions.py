@@ -1,8 +1,9 @@
-"""Preconditions of PUT, POST and DELETE requests (RFC 9110 §13).
+"""Preconditions of requests (RFC 9110 §13).
 
-A store evaluates a precondition in the transaction that carries out the command, so no other
-change can intervene. Other refusals take precedence (RFC 9110 §13.2.1): a request to a missing
-stream gets 404, not 412.
+A store evaluates the preconditions of a PUT, POST or DELETE in the transaction that carries out
+the command, so no other change can intervene. Handlers of reads compare If-Match (`require_match`)
+and then If-None-Match (`caching.matches_etag`) with the entity tag of the response. Other refusals
+take precedence (RFC 9110 §13.2.1): a request to a missing stream gets 404, not 412.
 """
 
 from __future__ import annotations
@@ -69,33 +70,44 @@ def check_precondition(
     closed = state.closed
     number = incarnation(state, state.tail)
     tag, zipped = (caching.etag(number, 0, state.tail, closed, how) for how in ("", "gzip"))
-    refusal = check_entity_tags(precondition, exists=True, tags=(tag, zipped))
-    if refusal is None:
-        return None
-    return Refusal(refusal.problem, refusal.detail, ((headers.H_ETAG, tag),))
+    return check_entity_tags(precondition, exists=True, tags=(tag, zipped))
+
+
+def require_match(if_match: bytes | None, *tags: bytes) -> None:
+    """Raise `Refused` if a read fails its If-Match, or if that is malformed.
+
+    ``tags`` has the entity tag of the response, unless it has none.
+    """
+    if if_match is None:
+        return
+    precondition = Precondition(_tags("If-Match", if_match))
+    refusal = check_entity_tags(precondition, exists=True, tags=tags)
+    if refusal is not None:
+        raise Refused(refusal.problem, refusal.detail, refusal.headers)
 
 
 def check_entity_tags(
     precondition: Precondition | None, *, exists: bool, tags: tuple[bytes, ...] = ()
 ) -> Refusal | None:
-    """Return a refusal if a resource fails a precondition.
+    """Return a refusal, with the first of ``tags``, if a resource fails a precondition.
 
     ``tags`` are the current entity tags of the resource, one for each content coding.
     """
     if precondition is None:
         return None
+    current = tuple((headers.H_ETAG, tag) for tag in tags[:1])
     match, none_match = precondition.match, precondition.none_match
     if match is not None:
         # Strong comparison: a weak tag never matches (RFC 9110 §13.1.1).
         met = exists if match == (_ANY,) else any(tag in tags for tag in match)
         if not met:
             why = "If-Match has no current entity tag" if exists else "the resource does not exist"
-            return Refusal(Problem.PRECONDITION_FAILED, _NOT_MET + why)
+            return Refusal(Problem.PRECONDITION_FAILED, _NOT_MET + why, current)
     if none_match is not None and exists:
         same = none_match == (_ANY,) or any(tag.removeprefix(b"W/") in tags for tag in none_match)
         if same:
             why = "If-None-Match has the current entity tag"
-            return Refusal(Problem.PRECONDITION_FAILED, _NOT_MET + why)
+            return Refusal(Problem.PRECONDITION_FAILED, _NOT_MET + why, current)
     return None
 
 

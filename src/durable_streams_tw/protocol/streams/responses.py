@@ -15,6 +15,7 @@ from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.lineage import incarnation
 from durable_streams_tw.protocol.streams.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.preconditions import require_match
 from durable_streams_tw.protocol.streams.state import StreamState
 
 Header = tuple[bytes, bytes]
@@ -90,13 +91,18 @@ def deleted() -> BufferedResponse:
     return BufferedResponse(204, [])
 
 
-def described(state: StreamState) -> BufferedResponse:
-    """Return the response to a HEAD (§5.5), which caches must not store."""
-    response_headers = [
-        content_type_header(state),
-        next_offset_header(state, state.tail),
-        _NO_STORE,
-    ]
+def described(
+    state: StreamState, if_match: bytes | None = None, if_none_match: bytes | None = None
+) -> BufferedResponse:
+    """Return the response to a HEAD (§5.5), which caches must not store.
+
+    Raises `Refused` if If-Match fails.
+    """
+    tag = caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed)
+    require_match(if_match, tag)
+    unchanged = caching.matches_etag(if_none_match, tag)
+    response_headers = [] if unchanged else [content_type_header(state)]
+    response_headers += [next_offset_header(state, state.tail), _NO_STORE]
     lifetime = state.lifetime
     if lifetime.ttl is not None:
         response_headers.append((headers.H_TTL, b"%d" % lifetime.ttl))
@@ -104,10 +110,8 @@ def described(state: StreamState) -> BufferedResponse:
         response_headers.append((headers.H_EXPIRES_AT, lifetime.expires_at_text.encode("latin-1")))
     if state.closed:
         response_headers.append(_CLOSED)
-    response_headers.append(
-        (headers.H_ETAG, caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed))
-    )
-    return BufferedResponse(200, response_headers)
+    response_headers.append((headers.H_ETAG, tag))
+    return BufferedResponse(304 if unchanged else 200, response_headers)
 
 
 def read_headers(state: StreamState, end: int, cursor: int | None) -> list[Header]:
