@@ -9,7 +9,6 @@ Private attributes of Twisted's stream transports are used here and in `http.soc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from errno import EAGAIN, ENOBUFS
 from typing import Any, Final
 
@@ -40,20 +39,22 @@ class EagerWriter:
         if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(data)
             return
-        sent = self._try_send(self._send, data)
-        if sent is not None and sent < len(data):
+        try:
+            sent = self._send(data)
+        except OSError as error:
+            if self._failed(error):
+                return
+            sent = 0
+        if sent < len(data):
             self._transport.write(data[sent:])
 
-    def _try_send(self, send: Callable[[Any], int], what: object) -> int | None:
-        """Return how many bytes the socket accepts now, None if the connection is lost."""
-        try:
-            return send(what)
-        except OSError as error:
-            if error.errno in _FULL:
-                return 0
-            # The reactor calls connectionLost.
-            self.abort()
-            return None
+    def _failed(self, error: OSError) -> bool:
+        """Reset the connection and return True, unless the error says that the socket is full."""
+        if error.errno in _FULL:
+            return False
+        # The reactor calls connectionLost.
+        self.abort()
+        return True
 
     def abort(self) -> None:
         """Reset the connection. Unsent bytes are lost."""

@@ -19,6 +19,7 @@ from durable_streams_tw.http.request_head import (
     read_head,
 )
 from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.streams.commands import Append
 from tests.http.malformed.builders import GET, HOST, LINE, get, post
 from tests.http.malformed.table import ROWS
 
@@ -154,11 +155,13 @@ def outcome(raw: bytes, last: RequestHead | None = None) -> tuple[Any, ...]:
 
 
 def head_or_none(raw: bytes) -> RequestHead | None:
-    """Return a head if it can be read."""
+    """Return a head if it can be read, with a memo that no other head may have."""
     try:
-        return read_head(raw, AROUND)
+        head = read_head(raw, AROUND)
     except Refused:
         return None
+    head.memo.append = Append("earlier", None, None)
+    return head
 
 
 class RepeatedTests(SynchronousTestCase):

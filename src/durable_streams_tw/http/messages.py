@@ -9,7 +9,17 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from durable_streams_tw.live.body_output import BodySink
+from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.protocol.streams.responses import Header
+
+
+class HeadMemo(Struct, gc=False):
+    """Results that handlers keep for later requests with an equal head.
+
+    ``append`` is the command of an append, without its body.
+    """
+
+    append: Append | None = None
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -18,7 +28,8 @@ class Request(Struct, frozen=True, gc=False):
     ``root`` is the raw path up to the streams' root, with a slash at its end; ``path`` the raw
     path after it, still percent-encoded; ``query`` the raw query without the question mark.
     ``headers`` has lower-case names; repeated headers are joined with ``, ``. ``url`` is the
-    stream's absolute URL as the client sees it, without query.
+    stream's absolute URL as the client sees it, without query. Requests with an equal head on one
+    connection share their ``memo``, if they have one.
     """
 
     method: bytes
@@ -28,6 +39,7 @@ class Request(Struct, frozen=True, gc=False):
     headers: Mapping[bytes, bytes]
     body: bytes
     url: bytes
+    memo: HeadMemo | None = None
 
 
 class CommonHeaders:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from durable_streams_tw.http import refusals, request_target
 from durable_streams_tw.http.header_fields import BARE, CLOSING, FIELD_BLOCK, TOKEN, read_fields
 from durable_streams_tw.http.limits import MAX_FIELDS, MAX_HEAD
-from durable_streams_tw.http.messages import Request
+from durable_streams_tw.http.messages import HeadMemo, Request
 from durable_streams_tw.http.problems import body_too_large
 from durable_streams_tw.http.refusals import RefusedHead, refused
 from durable_streams_tw.protocol import paths
@@ -94,7 +94,7 @@ class HeaderSection(Struct, frozen=True):
 
 
 class RequestHead(Struct, frozen=True):
-    """Request without its body. The first six attributes are those of `messages.Request`.
+    """Request without its body. The first six attributes and ``memo`` are those of `Request`.
 
     ``length`` is the length of the body in bytes, or `CHUNKED`. ``is_stream`` is False for a
     request that twisted.web answers; only ``line`` and ``section`` have a meaning then.
@@ -115,10 +115,20 @@ class RequestHead(Struct, frozen=True):
     refusal: Refusal | None
     line: bytes
     section: HeaderSection
+    memo: HeadMemo
 
     def with_body(self, body: bytes) -> Request:
         """Return the complete request."""
-        return Request(self.method, self.root, self.path, self.query, self.headers, body, self.url)
+        return Request(
+            self.method,
+            self.root,
+            self.path,
+            self.query,
+            self.headers,
+            body,
+            self.url,
+            self.memo,
+        )
 
 
 def check_line(line: bytes) -> None:
@@ -163,7 +173,13 @@ def read_head(raw: bytes, context: HeadContext, last: RequestHead | None = None)
         raise refused(refusals.HEAD_TOO_LARGE)
     try:
         if last is not None and line is last.line and known is not None:
-            head = replace(last, headers=section.headers, length=section.length, section=section)
+            head = replace(
+                last,
+                headers=section.headers,
+                length=section.length,
+                section=section,
+                memo=HeadMemo(),
+            )
         else:
             head = _read_target(line, section, context)
         if head.is_stream and head.length > context.max_body:
@@ -214,6 +230,7 @@ def _read_target(line: bytes, section: HeaderSection, context: HeadContext) -> R
         section.refusal,
         line,
         section,
+        HeadMemo(),
     )
 
 

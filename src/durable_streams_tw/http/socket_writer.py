@@ -40,9 +40,12 @@ class SocketWriter(EagerWriter):
         if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(b"".join(parts))
             return
-        sent = self._try_send(eager.socket.sendmsg, parts)
-        if sent is None:
-            return
+        try:
+            sent = eager.socket.sendmsg(parts)
+        except OSError as error:
+            if self._failed(error):
+                return
+            sent = 0
         for part in parts:
             if sent < len(part):
                 self._transport.write(part[sent:])

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http import limits
-from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.messages import HeadMemo, Request, Response
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import CURSOR_EPOCH, CURSOR_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
@@ -29,7 +29,12 @@ class Case(SynchronousTestCase):
         self.operations = self.fixture.streams.stream_handler
 
     def begin(
-        self, method: str, target: str, body: bytes = b"", **header: str
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        memo: HeadMemo | None = None,
+        **header: str,
     ) -> Deferred[Response]:
         """Send a request; underscores in header names stand for hyphens."""
         path, _, query = target.encode().partition(b"?")
@@ -38,13 +43,20 @@ class Case(SynchronousTestCase):
             for name, value in header.items()
         }
         url = b"http://h/s/" + path
-        request = Request(method.encode(), b"/s/", path, query, fields, body, url)
+        request = Request(method.encode(), b"/s/", path, query, fields, body, url, memo)
         responded: Deferred[Any] = maybeDeferred(self.operations.respond_deferred, request)
         return responded.addErrback(self.operations.error_response, fields.get(b"origin"))
 
-    def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
+    def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        memo: HeadMemo | None = None,
+        **header: str,
+    ) -> Response:
         """Send a request and return its response."""
-        return self.successResultOf(self.begin(method, target, body, **header))
+        return self.successResultOf(self.begin(method, target, body, memo, **header))
 
     def fields(self, response: Response) -> dict[str, str]:
         """Return the headers by lower-case name; only Vary may be repeated."""
@@ -101,7 +113,7 @@ class WriteTests(Case):
     def test_producer(self) -> None:
         """200 for a new batch, 204 for a duplicate."""
         self.put("a")
-        batch: dict[str, str] = {
+        batch: dict[str, Any] = {
             "Content_Type": "text/plain",
             "Producer_Id": "p",
             "Producer_Epoch": "0",
@@ -177,6 +189,37 @@ class WriteTests(Case):
         self.fixture = ServerFixture(in_thread=FakeThreads())
         self.operations = self.fixture.streams.stream_handler
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
+
+
+class MemoTests(Case):
+    """Appends that share a memo, as equal heads of one connection do."""
+
+    def append(self, memo: HeadMemo, body: bytes, **header: str) -> Response:
+        """Send an append to the stream ``a``."""
+        return self.ask("POST", "a", body, memo, **header)
+
+    def test_bodies(self) -> None:
+        """Each append appends its own body."""
+        self.put("a")
+        memo = HeadMemo()
+        for body in (b"one", b"two", b"3" * (limits.INLINE_BODY + 1), b"four"):
+            answer = self.append(memo, body, Content_Type="text/plain")
+            self.assertEqual(answer.status, 204)
+        expected = b"onetwo" + b"3" * (limits.INLINE_BODY + 1) + b"four"
+        self.assertEqual(self.ask("GET", "a?offset=-1").body, expected)
+        self.assertEqual(self.append(memo, b"", Content_Type="text/plain").status, 400)
+
+    def test_refused(self) -> None:
+        """Each append with malformed headers is refused, and each to a closed stream."""
+        self.put("a")
+        memo = HeadMemo()
+        for _ in range(2):
+            self.assertEqual(self.append(memo, b"x", Stream_Seq="").status, 400)
+        self.assertEqual(memo, HeadMemo())
+        fields = {"Content_Type": "text/plain", "Stream_Closed": "true"}
+        memo = HeadMemo()
+        self.assertEqual(self.append(memo, b"x", **fields).status, 204)
+        self.assertEqual(self.append(memo, b"x", **fields).status, 409)
 
 
 class ReadTests(Case):

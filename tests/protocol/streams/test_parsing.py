@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_TOKEN
 from durable_streams_tw.protocol.streams import parsing
-from durable_streams_tw.protocol.streams.commands import LiveMode, ReadQuery
+from durable_streams_tw.protocol.streams.commands import Append, LiveMode, ReadQuery
 from durable_streams_tw.protocol.streams.offsets import NOW, START, format_offset
-from durable_streams_tw.protocol.streams.parsing import AppendHeaders, CreateHeaders
+from durable_streams_tw.protocol.streams.parsing import CreateHeaders, HeaderMap
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 from tests.protocol.refusal_case import RefusalTestCase
@@ -22,6 +22,10 @@ ROOT = b"/v1/stream/"
 TODAY = 1_795_521_600_000
 AT_5 = format_offset(None, 5).encode()
 PRODUCER = {b"producer-id": b"p", b"producer-epoch": b"0", b"producer-seq": b"7"}
+
+
+def _parse_append(header: HeaderMap) -> Append:
+    return parsing.parse_append("a", header)
 
 
 class ReadQueryTests(RefusalTestCase):
@@ -177,7 +181,7 @@ class CreateFieldsTests(RefusalTestCase):
         for fine in (b"", b"identity", b"Identity", b" identity "):
             self._read({b"content-encoding": fine})
         for coded in (b"gzip", b"identity, gzip", b"br", b"x"):
-            for read in (self._read, parsing.parse_append):
+            for read in (self._read, _parse_append):
                 refusal = self.assertRefused(
                     Problem.UNSUPPORTED_ENCODING, read, {b"content-encoding": coded}
                 )
@@ -189,7 +193,7 @@ class AppendFieldsTests(RefusalTestCase):
 
     def test_nothing(self) -> None:
         """All headers are optional."""
-        self.assertEqual(parsing.parse_append({}), AppendHeaders(None, False, None, None))
+        self.assertEqual(_parse_append({}), Append("a", None, None))
 
     def test_all(self) -> None:
         """All headers together are parsed."""
@@ -200,25 +204,25 @@ class AppendFieldsTests(RefusalTestCase):
             b"stream-seq": b"009\xff",
         }
         self.assertEqual(
-            parsing.parse_append(header),
-            AppendHeaders("text/plain", True, b"009\xff", ProducerClaim("p", 0, 7)),
+            _parse_append(header),
+            Append("a", "text/plain", None, True, b"009\xff", ProducerClaim("p", 0, 7)),
         )
 
     def test_stream_seq(self) -> None:
         """Stream-Seq is a non-empty string of bounded length without control characters."""
         for value in (b"0", b"a B", b"\xff", b"1, 2", b"a" * MAX_TOKEN):
-            self.assertEqual(parsing.parse_append({b"stream-seq": value}).stream_seq, value)
+            self.assertEqual(_parse_append({b"stream-seq": value}).stream_seq, value)
         for bad in (b"", b"a" * (MAX_TOKEN + 1), b"a\nb", b"\0"):
-            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, {b"stream-seq": bad})
+            self.assertRefused(Problem.MALFORMED_FIELD, _parse_append, {b"stream-seq": bad})
 
     def test_all_producer_fields_or_none(self) -> None:
         """Producer headers must be sent together, even with empty values."""
         names = list(PRODUCER)
         for chosen in range(1, 7):
             header = {name: PRODUCER[name] for bit, name in enumerate(names) if chosen & 1 << bit}
-            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, header)
+            self.assertRefused(Problem.MALFORMED_FIELD, _parse_append, header)
             empty = dict.fromkeys(header, b"")
-            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, empty)
+            self.assertRefused(Problem.MALFORMED_FIELD, _parse_append, empty)
 
     def test_producer_fields(self) -> None:
         """Producer-Id is a string, epoch and sequence are counts."""
@@ -240,15 +244,13 @@ class AppendFieldsTests(RefusalTestCase):
             ],
         ):
             header = {**PRODUCER, name: bad}
-            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, header)
+            self.assertRefused(Problem.MALFORMED_FIELD, _parse_append, header)
         header = {
             b"producer-id": b"caf\xe9 1",
             b"producer-epoch": b"00",
             b"producer-seq": b"9007199254740991",
         }
-        self.assertEqual(
-            parsing.parse_append(header).producer, ProducerClaim("café 1", 0, 2**53 - 1)
-        )
+        self.assertEqual(_parse_append(header).producer, ProducerClaim("café 1", 0, 2**53 - 1))
 
     @given(
         st.dictionaries(
@@ -275,7 +277,7 @@ class AppendFieldsTests(RefusalTestCase):
     def test_any_header(self, header: dict[bytes, bytes]) -> None:
         """Any values are parsed or refused with 400."""
         for read in (
-            parsing.parse_append,
+            _parse_append,
             lambda header: parsing.parse_create(header, TODAY, ROOT),
         ):
             try:

@@ -23,7 +23,9 @@ from durable_streams_tw.http.response_headers import ALLOW, ResponseHeaders
 from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams import responses
+from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.parsing import parse_append
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.control_paths import is_control
 from durable_streams_tw.storage.api import IStreamStore, Outcome
@@ -97,6 +99,9 @@ class StreamHandler:
         client disconnects: a waiting read ends, a write continues.
         """
         try:
+            memo = request.memo
+            if memo is not None and memo.append is not None:
+                return self._execute_append(memo.append, request)
             return self._route(request)
         except Exception:  # noqa: BLE001 - refusals are raised too, and every error gets a response
             return self.error_response(Failure(), request.headers.get(headers.ORIGIN))
@@ -158,8 +163,14 @@ class StreamHandler:
     # -- methods ----------------------------------------------------------------------------
 
     def _append(self, request: Request, path: str) -> MaybePending:
+        command = parse_append(path, request.headers)
+        if request.memo is not None:
+            request.memo.append = command
+        return self._execute_append(command, request)
+
+    def _execute_append(self, command: Append, request: Request) -> MaybePending:
         pending = PendingResult(self._written, request)
-        self._writes.append_to(path, request.headers, request.body, pending)
+        self._writes.execute(command, request.body, pending)
         return pending.result_or_self()
 
     def _create(self, request: Request, path: str) -> MaybePending:

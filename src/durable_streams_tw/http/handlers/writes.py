@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
@@ -23,7 +23,7 @@ from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.streams import bodies, parsing
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
-from durable_streams_tw.protocol.streams.parsing import AppendHeaders, HeaderMap
+from durable_streams_tw.protocol.streams.parsing import HeaderMap
 from durable_streams_tw.protocol.streams.preconditions import parse_precondition
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Command, IStreamStore, Outcome
@@ -89,34 +89,28 @@ class WriteHandler:
     def append(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """Append to a stream, close it, or both (PROTOCOL.md §5.2, §5.3)."""
         outcome: Deferred[Outcome] = Deferred()
-        self.append_to(path, header, raw, outcome)
+        self.execute(parsing.parse_append(path, header), raw, outcome)
         return outcome
 
-    def append_to(
-        self,
-        path: str,
-        header: HeaderMap,
-        raw: bytes,
-        result: Deferred[Outcome] | PendingResult[Any],
+    def execute(
+        self, command: Append, raw: bytes, result: Deferred[Outcome] | PendingResult[Any]
     ) -> None:
-        """Append like `append`, and pass the outcome to ``result``, now or later."""
-        fields = parsing.parse_append(header)
-        content_type = fields.content_type
-        if path in self._queues or _is_slow(content_type, raw):
-            queued = self._enqueue(path, lambda: self._append(path, fields, content_type, raw))
+        """Execute an append whose body is ``raw``; pass the outcome to ``result``, now or later."""
+        if len(raw) > INLINE_BODY or command.path in self._queues:
+            queued = self._enqueue(command.path, lambda: self._with_body(command, raw))
             queued.addCallbacks(result.callback, result.errback)
             return
-        body = bodies.appended(content_type, raw) if raw else None
-        self._store.execute(_append_command(path, fields, content_type, body), result.callback)
+        body = bodies.appended(command.content_type, raw) if raw else None
+        self._store.execute(command.with_body(body), result.callback)
 
     def append_untyped(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """Append bytes that have the stream's own content type, which is looked up first."""
-        fields = parsing.parse_append(header)
+        untyped = parsing.parse_append(path, header)
 
         def with_state(state: StreamState | Refusal) -> Command | Deferred[Command]:
             if isinstance(state, Refusal):
                 raise Refused(state.problem, state.detail, state.headers)
-            return self._append(path, fields, state.content_type, raw)
+            return self._with_body(replace(untyped, content_type=state.content_type), raw)
 
         def prepare() -> Deferred[Command]:
             state: Deferred[Any] = self._store.get_state(path)
@@ -131,15 +125,14 @@ class WriteHandler:
             return self._enqueue(path, lambda: command)
         return self._store.submit(command)
 
-    def _append(
-        self, path: str, fields: AppendHeaders, content_type: str | None, raw: bytes
-    ) -> Command | Deferred[Command]:
-        command = partial(_append_command, path, fields, content_type)
+    def _with_body(self, command: Append, raw: bytes) -> Command | Deferred[Command]:
         if not raw:
-            return command(None)
+            return command
+        content_type = command.content_type
         if _is_slow(content_type, raw):
-            return self._in_thread(bodies.appended, content_type, raw).addCallback(command)
-        return command(bodies.appended(content_type, raw))
+            body = self._in_thread(bodies.appended, content_type, raw)
+            return body.addCallback(command.with_body)
+        return command.with_body(bodies.appended(content_type, raw))
 
     # -- queues of streams --------------------------------------------------------------------
 
@@ -176,20 +169,6 @@ class WriteHandler:
             self._store.submit(prepared).chainDeferred(write.outcome)
         if write.is_async:
             self._advance(path)
-
-
-def _append_command(
-    path: str, fields: AppendHeaders, content_type: str | None, body: Body | None
-) -> Append:
-    return Append(
-        path,
-        content_type,
-        body,
-        fields.closed,
-        fields.stream_seq,
-        fields.producer,
-        fields.precondition,
-    )
 
 
 def _is_slow(content_type: str | None, raw: bytes) -> bool:

@@ -17,6 +17,10 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _PHRASES: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
+# Bytes as integers, which ``in`` finds in a third of the time.
+_LF: Final = ord("\n")
+_CR: Final = ord("\r")
+
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 
@@ -60,16 +64,14 @@ def encode_response(
         persistence = _KEEP_ALIVE
     else:
         persistence = b""
-    lines = _head_lines(status_line, response)
-    common = response.common.lines
+    parts = _head_parts(status_line, response)
     if response.status in NO_BODY:
-        return b"".join((lines, common, persistence, b"\r\n")), b""
-    if bodiless:
-        # A handler that returns no body for HEAD does not know the length of the GET.
-        length = b"Content-Length: %d\r\n\r\n" % len(body) if body else b"\r\n"
-        return b"".join((lines, common, persistence, length)), b""
-    length = b"Content-Length: %d\r\n\r\n" % len(body)
-    return b"".join((lines, common, persistence, length)), body
+        parts += (persistence, b"\r\n")
+        return b"".join(parts), b""
+    # A handler that returns no body for HEAD does not know the length of the GET.
+    length = b"" if bodiless and not body else b"Content-Length: %d\r\n" % len(body)
+    parts += (persistence, length, b"\r\n")
+    return b"".join(parts), b"" if bodiless else body
 
 
 def encode_streamed_head(
@@ -86,8 +88,9 @@ def encode_streamed_head(
     else:
         coding = b"" if http10 else b"Transfer-Encoding: chunked\r\n"
         persistence = _CLOSE if last or http10 else b""
-    lines = _head_lines(status_line, response)
-    return b"".join((lines, response.common.lines, persistence, coding, b"\r\n"))
+    parts = _head_parts(status_line, response)
+    parts += (persistence, coding, b"\r\n")
+    return b"".join(parts)
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -95,11 +98,12 @@ def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _head_lines(status_line: bytes, response: Response) -> bytes:
-    own = response.own
-    if not own:
-        return status_line + b"\r\n"
-    lines = b"\r\n".join([b": ".join(header) for header in own])
-    if lines.count(b"\n") != len(own) - 1 or lines.count(b"\r") != len(own) - 1:
-        raise InvalidHeader(f"a header of a {response.status} response has a line break")
-    return b"\r\n".join((status_line, lines, b""))
+def _head_parts(status_line: bytes, response: Response) -> list[bytes]:
+    """Return the parts of a head before the headers that the connection adds."""
+    parts = [status_line]
+    for name, value in response.own:
+        if _LF in value or _CR in value or _LF in name or _CR in name:
+            raise InvalidHeader(f"a header of a {response.status} response has a line break")
+        parts += (b"\r\n", name, b": ", value)
+    parts += (b"\r\n", response.common.lines)
+    return parts

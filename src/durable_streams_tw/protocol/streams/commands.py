@@ -75,6 +75,18 @@ class Append(Struct, frozen=True, array_like=True, tag=True, gc=False):
     producer: ProducerClaim | None = None
     precondition: Precondition | None = None
 
+    def with_body(self, body: Body | None) -> Append:
+        """Return this command with a body."""
+        return Append(
+            self.path,
+            self.content_type,
+            body,
+            self.closed,
+            self.stream_seq,
+            self.producer,
+            self.precondition,
+        )
+
 
 class Delete(Struct, frozen=True, array_like=True, tag=True):
     """Command to delete a stream (DELETE)."""

@@ -21,7 +21,7 @@ from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.paths import is_reserved, parse_stream_path
 from durable_streams_tw.protocol.streams import preconditions
-from durable_streams_tw.protocol.streams.commands import ForkRequest, LiveMode, ReadQuery
+from durable_streams_tw.protocol.streams.commands import Append, ForkRequest, LiveMode, ReadQuery
 from durable_streams_tw.protocol.streams.offsets import NOW, START, RequestedOffset, parse_offset
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
@@ -37,16 +37,6 @@ class CreateHeaders(Struct, frozen=True):
     lifetime: Lifetime
     closed: bool
     fork: ForkRequest | None
-    precondition: preconditions.Precondition | None = None
-
-
-class AppendHeaders(Struct, frozen=True, gc=False):
-    """Parsed headers of a POST."""
-
-    content_type: str | None
-    closed: bool
-    stream_seq: bytes | None
-    producer: ProducerClaim | None
     precondition: preconditions.Precondition | None = None
 
 
@@ -171,16 +161,18 @@ def _fork_offset(value: bytes) -> RequestedOffset:
     return offset
 
 
-def parse_append(header: HeaderMap) -> AppendHeaders:
-    """Return the parsed headers of a POST (§5.2, §5.2.1). Raises `Refused`."""
+def parse_append(path: str, header: HeaderMap) -> Append:
+    """Return the command of a POST (§5.2, §5.2.1) without its body. Raises `Refused`."""
     if _RARE.isdisjoint(header):
-        return _typed_append(header.get(headers.CONTENT_TYPE))
+        return Append(path, _media_type(header.get(headers.CONTENT_TYPE)), None)
     _refuse_encoding(header)
     seq = header.get(headers.STREAM_SEQ)
     if seq is not None:
         headers.parse_token("Stream-Seq", seq)
-    return AppendHeaders(
+    return Append(
+        path,
         parse_content_type(header),
+        None,
         headers.is_true(header.get(headers.STREAM_CLOSED)),
         seq,
         parse_producer(header),
@@ -188,16 +180,12 @@ def parse_append(header: HeaderMap) -> AppendHeaders:
     )
 
 
-@lru_cache(maxsize=128)
-def _typed_append(value: bytes | None) -> AppendHeaders:
-    return AppendHeaders(_media_type(value), False, None, None)
-
-
 def parse_content_type(header: HeaderMap) -> str | None:
     """Return the Content-Type, or None if it is missing or empty. Raises `Refused`."""
     return _media_type(header.get(headers.CONTENT_TYPE))
 
 
+@lru_cache(maxsize=128)
 def _media_type(value: bytes | None) -> str | None:
     if not value:
         return None

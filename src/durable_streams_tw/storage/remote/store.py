@@ -294,19 +294,18 @@ class RemoteStore(ObservedStore):
         changes: list[Change] = []
         for message in received:
             kind = type(message)
-            if kind is messages.Changed:
+            if kind in _REPLIES:
+                request = self._waiting.pop(message.number, None)
+                if request is None:
+                    raise MalformedFrame(f"there is no request {message.number}")
+                self._queued_bytes -= request.size
+                request.callback(message.result)
+            elif kind is messages.Changed:
                 changes.append(message.change)
-                continue
-            if kind is messages.Welcome:
+            elif kind is messages.Welcome:
                 self.shared = message.shared
-                continue
-            if kind not in _REPLIES:
+            else:
                 raise MalformedFrame(f"{kind.__name__} is out of place")
-            request = self._waiting.pop(message.number, None)
-            if request is None:
-                raise MalformedFrame(f"there is no request {message.number}")
-            self._queued_bytes -= request.size
-            request.callback(message.result)
         notify_listeners(self._listeners, changes)
         if self._closing:
             self._close_if_idle()
@@ -319,7 +318,6 @@ class RemoteStore(ObservedStore):
         if connection is None or not self._opened:
             self._refuse(command, callback, STORE_AWAY if self._opened else STOPPING)
             return
-        path = command.path if isinstance(command, OF_STREAMS) else ""
         size = body_size(command)
         if (
             self._queued_bytes + size > limits.MAX_QUEUE
@@ -330,6 +328,7 @@ class RemoteStore(ObservedStore):
         self._number = number = self._number + 1
         self._queued_bytes += size
         message = messages.Execute(number, command)
+        path = command.path if isinstance(command, OF_STREAMS) else ""
         if size > limits.FRAME_SIZE or path in self._large:
             self._large[path] += 1
             callback = partial(self._large_done, path, callback)
