@@ -43,7 +43,7 @@ from durable_streams_tw.http.http1.response import (
     encode_streamed_head,
 )
 from durable_streams_tw.http.http1.streaming import StreamingResponse
-from durable_streams_tw.http.messages import InvalidHeader, Request, Response, StreamedBody
+from durable_streams_tw.http.messages import Follow, InvalidHeader, Request, Response, StreamedBody
 from durable_streams_tw.http.refusals import BODY_MEMORY_EXHAUSTED, REQUEST_TIMEOUT
 from durable_streams_tw.http.request_head import RequestHead
 from durable_streams_tw.http.socket_writer import SocketWriter
@@ -149,12 +149,13 @@ class Http1Connection(Protocol):
             self._receiver(self, data)
             return
         parser = self._parser
-        request = parser.feed(data)
-        if request is not None:
+        complete = parser.feed(data)
+        if complete is not None:
             if self.phase is IDLE:
-                self._process_alone(*request)
+                head, request = complete
+                self._process_alone(head, request)
                 return
-            parser.queue.append(request)
+            parser.queue.append(complete)
         if parser.queue and self._head is None and not self._blocked:
             self._process_queue()
         if self.phase is not IDLE or parser.consume is not None:
@@ -271,7 +272,8 @@ class Http1Connection(Protocol):
             if not isinstance(item, tuple):
                 self._process_last(item)
                 break
-            self._execute(*item)
+            head, request = item
+            self._execute(head, request)
             if self._head is not None or self._blocked or self._receiver is not None:
                 break
         else:
@@ -418,25 +420,18 @@ class Http1Connection(Protocol):
         context = self._context
         last = not head.keep_alive or context.stopping
         body = response.body
-        status_line = context.status_lines[response.status]
-        rest = b""
-        size: int | None = None
         try:
-            if isinstance(body, bytes):
-                data, rest = encode_response(
-                    status_line,
-                    response,
-                    body,
-                    bodiless=head.method == b"HEAD",
-                    http10=head.http10,
-                    last=last,
-                )
-            else:
-                ends = isinstance(body, StreamedBody)
-                size = body.size if isinstance(body, StreamedBody) else None
-                data = encode_streamed_head(
-                    status_line, response, size, http10=head.http10, last=last
-                )
+            if not isinstance(body, bytes):
+                self._start_streaming(head, response, body, last)
+                return
+            data, rest = encode_response(
+                context.status_lines[response.status],
+                response,
+                body,
+                bodiless=head.method == b"HEAD",
+                http10=head.http10,
+                last=last,
+            )
         except InvalidHeader:
             self._send_response(
                 head, context.error_response(Failure(), head.headers.get(b"origin"))
@@ -445,18 +440,32 @@ class Http1Connection(Protocol):
         self._output.append(data)
         if rest:
             self._output.append(rest)
-        if len(rest) >= _SEPARATE_BODY:
-            output, self._output = self._output, []
-            self._writer.send_parts(output)
-        if not isinstance(body, bytes):
-            self.flush()
-            self._head = head
-            chunks = None if head.http10 or size is not None else context.chunks
-            self._streaming = StreamingResponse(self, chunks, sized=size is not None, ends=ends)
-            self._parser.release_memory()
-            self._streaming.start(body.follow if isinstance(body, StreamedBody) else body)
-        elif last:
+            if len(rest) >= _SEPARATE_BODY:
+                output, self._output = self._output, []
+                self._writer.send_parts(output)
+        if last:
             self._close()
+
+    def _start_streaming(
+        self, head: RequestHead, response: Response, body: StreamedBody | Follow, last: bool
+    ) -> None:
+        """Send the head of a response, and start its streamed body. Raises `InvalidHeader`."""
+        context = self._context
+        size, follow = (body.size, body.follow) if isinstance(body, StreamedBody) else (None, body)
+        status_line = context.status_lines[response.status]
+        self._output.append(
+            encode_streamed_head(status_line, response, size, http10=head.http10, last=last)
+        )
+        self.flush()
+        self._head = head
+        self._streaming = StreamingResponse(
+            self,
+            None if head.http10 or size is not None else context.chunks,
+            sized=size is not None,
+            ends=isinstance(body, StreamedBody),
+        )
+        self._parser.release_memory()
+        self._streaming.start(follow)
 
     def flush(self) -> None:
         """Send the gathered bytes."""

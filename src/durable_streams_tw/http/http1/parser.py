@@ -88,6 +88,8 @@ class RequestParser:
     # The last head and its bytes, for requests that repeat them.
     _head: RequestHead | None = None
     _raw: bytes = b""
+    # Size of a request that repeats this head, with its body.
+    _repeat_size: int = 0
     # Of an incomplete head: whether an empty line preceded it, whether its line is complete.
     _blank: bool = False
     _line_seen: bool = False
@@ -153,6 +155,11 @@ class RequestParser:
         """
         start = 0
         size = len(data)
+        if size == self._repeat_size and self.consume is None and data.startswith(self._raw):
+            # The last request again, perhaps with another body: what most clients send.
+            head = self._head
+            if head is not None and not self.queue:
+                return head, head.with_body(data[len(self._raw) :])
         try:
             while start < size:
                 if self.consume is not None:
@@ -214,6 +221,7 @@ class RequestParser:
         head = read_head(raw, self._context, self._head)
         if head.is_stream:
             self._raw, self._head = raw, head
+            self._repeat_size = len(raw) + head.length if head.keep_alive else 0
         else:
             self.buffer += raw
         return head

@@ -328,14 +328,28 @@ class RemoteStore(ObservedStore):
         self._number = number = self._number + 1
         self._queued_bytes += size
         message = messages.Execute(number, command)
-        path = command.path if isinstance(command, OF_STREAMS) else ""
-        if size > limits.FRAME_SIZE or path in self._large:
-            self._large[path] += 1
-            callback = partial(self._large_done, path, callback)
-            connection.send_large(messages.encode([message]))
-        else:
+        if size <= limits.FRAME_SIZE and not self._large:
             connection.send(message, size)
+        else:
+            callback = self._send_in_order(connection, message, size, callback)
         self._waiting[number] = _Waiting(callback, size, _UNKNOWN)
+
+    def _send_in_order(
+        self,
+        connection: _ServerConnection,
+        message: messages.Execute,
+        size: int,
+        callback: Callable[[Outcome], object],
+    ) -> Callable[[Outcome], object]:
+        """Send a command after the large ones of its path; return the callback for its outcome."""
+        command = message.command
+        path = command.path if isinstance(command, OF_STREAMS) else ""
+        if size <= limits.FRAME_SIZE and path not in self._large:
+            connection.send(message, size)
+            return callback
+        self._large[path] += 1
+        connection.send_large(messages.encode([message]))
+        return partial(self._large_done, path, callback)
 
     def _refuse(
         self, command: Command, callback: Callable[[Outcome], object], refusal: Refusal
