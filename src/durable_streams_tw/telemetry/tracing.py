@@ -111,10 +111,10 @@ class Tracing(Service):
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._complaints = _ExporterLog(self._timers.seconds)
 
-    def around(self, operations: RequestHandler) -> RequestHandler:
-        """Return a handler that traces requests and passes them to ``operations``."""
+    def around(self, handler: RequestHandler) -> RequestHandler:
+        """Return a handler that traces requests and passes them to ``handler``."""
         tracer = self._provider.get_tracer("durable_streams_tw", __version__)
-        return ObservingHandler(operations, begin_span(tracer))
+        return ObservingHandler(handler, begin_span(tracer))
 
     def startService(self) -> None:
         """Start the exporter and its thread.

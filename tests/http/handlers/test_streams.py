@@ -26,7 +26,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.fixture = ServerFixture(self.settings)
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
 
     def begin(
         self,
@@ -44,8 +44,8 @@ class Case(SynchronousTestCase):
         }
         url = b"http://h/s/" + path
         request = Request(method.encode(), b"/s/", path, query, fields, body, url, memo)
-        responded: Deferred[Any] = maybeDeferred(self.operations.respond_deferred, request)
-        return responded.addErrback(self.operations.error_response, fields.get(b"origin"))
+        responded: Deferred[Any] = maybeDeferred(self.handler.respond_deferred, request)
+        return responded.addErrback(self.handler.error_response, fields.get(b"origin"))
 
     def ask(
         self,
@@ -169,7 +169,7 @@ class WriteTests(Case):
         """A large JSON body is validated in a thread, and later writes to the stream wait."""
         threads = FakeThreads()
         self.fixture = ServerFixture(in_thread=threads)
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
         self.put("a", "application/json")
         self.put("b", "application/json")
         large = b'"' + b"x" * limits.INLINE_BODY + b'"'
@@ -187,7 +187,7 @@ class WriteTests(Case):
     def test_a_large_body_of_bytes_is_not(self) -> None:
         """A large binary body needs no thread."""
         self.fixture = ServerFixture(in_thread=FakeThreads())
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
 
 
@@ -236,7 +236,7 @@ class ReadTests(Case):
     def test_chunks(self) -> None:
         """A large stream is read in chunks; only the last one says up-to-date."""
         self.fixture = ServerFixture(Settings(max_chunk=1000))
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
         self.put("a", body=b"x" * 2500)
         self.ask("POST", "a", Stream_Closed="true")
         sizes, offset = [], "-1"
@@ -399,7 +399,7 @@ class GzipTests(Case):
         """Large bodies are compressed in a thread."""
         threads = FakeThreads()
         self.fixture = ServerFixture(in_thread=threads)
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
         self.put("a", body=b"x" * (limits.INLINE_GZIP + 1))
         asked = self.begin("GET", "a", Accept_Encoding="gzip")
         self.assertNoResult(asked)
@@ -439,7 +439,7 @@ class CorsTests(Case):
 
     def test_private(self) -> None:
         self.fixture = ServerFixture(Settings(private=True))
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
         self.put("a", body=b"x")
         self.assertEqual(
             self.fields(self.ask("GET", "a"))["cache-control"],
@@ -458,7 +458,7 @@ class FailureTests(Case):
                 raise RuntimeError("a secret")
 
         self.fixture = ServerFixture(store=Broken(lambda: int(MORNING * 1000)))
-        self.operations = self.fixture.streams.stream_handler
+        self.handler = self.fixture.streams.stream_handler
         answer = self.ask("HEAD", "a", Origin="https://app.example")
         self.assertEqual(answer.status, 500)
         self.assertEqual(self.fields(answer)["access-control-allow-origin"], "*")

@@ -101,11 +101,9 @@ class Outcome(Struct):
 
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
     """Return a twisted.web site."""
-    operations: Any = recorder
-    resource = StreamResources(operations, SETTINGS, clock, operations.refuse).resource(
-        b"v1/stream/"
-    )
-    return StreamSite(resource, operations, ResponseHeaders(), SETTINGS, clock, b"/v1/stream/")
+    handler: Any = recorder
+    resource = StreamResources(handler, SETTINGS, clock, handler.refuse).resource(b"v1/stream/")
+    return StreamSite(resource, handler, ResponseHeaders(), SETTINGS, clock, b"/v1/stream/")
 
 
 def at_http1(pieces: list[bytes]) -> Outcome:

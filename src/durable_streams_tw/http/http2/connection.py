@@ -91,21 +91,21 @@ class TokenBucket:
 class Http2Factory:
     """Factory of the HTTP/2 connections of one site.
 
-    ``operations`` handles requests for streams below ``root``, a raw path with a slash at both
+    ``handler`` handles requests for streams below ``root``, a raw path with a slash at both
     ends; the resources of ``site`` handle all others. ``wall`` returns seconds since the Unix
     epoch for the Date header, by default those of ``clock``.
     """
 
     def __init__(
         self,
-        operations: RequestHandler,
+        handler: RequestHandler,
         site: ResourceSite,
         clock: IReactorTime,
         root: bytes,
         settings: Settings,
         wall: Seconds | None = None,
     ) -> None:
-        self.operations = operations
+        self.handler = handler
         self.site = site
         self.settings = settings
         self.root = root
@@ -152,7 +152,7 @@ class Http2Connection(Protocol):
         self._bodies = factory.site.bodies
         # Requests that are not authorized yet and whose bodies may be incomplete.
         self._undecided: list[Http2Stream] = []
-        self._respond = factory.operations.responder(getattr(address, "host", None))
+        self._respond = factory.handler.responder(getattr(address, "host", None))
         self._reader = frames.FrameReader()
         self._encoder = HeadWriter()
         self._writer: SocketWriter
@@ -559,7 +559,7 @@ class Http2Connection(Protocol):
             return
         request = head.with_body(b"")
         host = getattr(self.address, "host", None)
-        decision = self._factory.operations.decide(host, request)
+        decision = self._factory.handler.decide(host, request)
         if not isinstance(decision, Deferred):
             self._decided(stream, decision)
             return
@@ -594,7 +594,7 @@ class Http2Connection(Protocol):
 
     def _failed_to_decide(self, failure: Failure, stream: Http2Stream) -> None:
         if not stream.over:
-            decision = self._factory.operations.error_response(failure, stream.origin)
+            decision = self._factory.handler.error_response(failure, stream.origin)
             self._decided_later(decision, stream)
 
     # -- requests and responses ------------------------------------------------------------------
@@ -663,7 +663,7 @@ class Http2Connection(Protocol):
         if stream.over:
             return
         try:
-            response = self._factory.operations.error_response(failure, stream.origin)
+            response = self._factory.handler.error_response(failure, stream.origin)
         except Exception:  # noqa: BLE001 - a cancelled request whose client still waits
             _log.failure("Error in an HTTP/2 request, which is reset")
             self.reset(stream, Code.INTERNAL_ERROR)
@@ -682,9 +682,7 @@ class Http2Connection(Protocol):
         if malformed:
             self._count_reset()
             stream.complete = True
-        self._send_response(
-            stream, self._factory.operations.refuse(refusal, origin or stream.origin)
-        )
+        self._send_response(stream, self._factory.handler.refuse(refusal, origin or stream.origin))
         if malformed:
             while stream.id in self._sending and self._flush_one(stream):
                 pass
@@ -724,7 +722,7 @@ class Http2Connection(Protocol):
                 response.status, response.own, response.common, length, self._factory.date
             )
         except InvalidHeader:
-            failed = self._factory.operations.error_response(Failure(), stream.origin)
+            failed = self._factory.handler.error_response(Failure(), stream.origin)
             self._send_response(stream, failed)
             return False
         stream.responded = True

@@ -56,12 +56,12 @@ class StreamResources:
 
     def __init__(
         self,
-        operations: RequestHandler,
+        handler: RequestHandler,
         settings: Settings,
         clock: IReactorTime,
         refuse: Refuse,
     ) -> None:
-        self._operations = operations
+        self._handler = handler
         self._refuse = refuse
         self._send_timeouts = TimerQueue(clock, SEND_TIMEOUT)
         self._settings = settings
@@ -86,9 +86,9 @@ class StreamResources:
             host_of(request)
             _check_duplicates(request)
         except Refused as fault:
-            return self._operations.refuse(fault.refusal, _origin(request))
+            return self._handler.refuse(fault.refusal, _origin(request))
         host = getattr(request.getClientAddress(), "host", None)
-        return self._operations.decide(host, self._message(request, path[len(root) :]))
+        return self._handler.decide(host, self._message(request, path[len(root) :]))
 
     @app.route("/")
     @app.route("/<target>")
@@ -97,7 +97,7 @@ class StreamResources:
         if _size(request) > self._settings.max_body:
             # On other sites only: a StreamSite has refused it before.
             too_large = problems.body_too_large(self._settings.max_body)
-            return succeed(self._operations.refuse(too_large, _origin(request))).addCallback(
+            return succeed(self._handler.refuse(too_large, _origin(request))).addCallback(
                 send, request
             )
         message = self._message(request, unquote_to_bytes(target))
@@ -105,7 +105,7 @@ class StreamResources:
         given: Any = request
         respond: Respond | None = getattr(request, "admitted", None)
         if respond is None:
-            respond = self._operations.responder(getattr(request.getClientAddress(), "host", None))
+            respond = self._handler.responder(getattr(request.getClientAddress(), "host", None))
         else:
             given.admitted = None
         responded: Deferred[Any] = maybeDeferred(respond, message)
@@ -116,7 +116,7 @@ class StreamResources:
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:
         """Respond to an internal error, or reset a response that has begun."""
-        response = self._operations.error_response(failure, _origin(request))
+        response = self._handler.error_response(failure, _origin(request))
         if request.startedWriting:
             abort_response(request)
             return b""

@@ -109,7 +109,9 @@ class StreamRequest(Request):
 
     def _failed_to_decide(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
-            self._decided(self._site().policies.refusal(problems.internal_error(failure), None))
+            self._decided(
+                self._site().response_headers.refusal(problems.internal_error(failure), None)
+            )
 
     def handleContentChunk(self, data: bytes) -> None:
         """Store a part of the body, or refuse it."""
@@ -157,7 +159,7 @@ class StreamRequest(Request):
         if self.uri.startswith(b"/"):
             Request.process(self)
         elif self.uri == b"*" and self.method == b"OPTIONS":
-            refuse(self._site().policies.options(self.getHeader(b"origin")), self)
+            refuse(self._site().response_headers.options(self.getHeader(b"origin")), self)
         else:
             self._refuse(_NO_PATH)
 
@@ -178,7 +180,9 @@ class StreamRequest(Request):
         return problems.body_too_large(self._site().max_body)
 
     def _refuse_early(self, refusal: Refusal) -> None:
-        self._respond_early(self._site().policies.refusal(refusal, self.getHeader(b"origin")))
+        self._respond_early(
+            self._site().response_headers.refusal(refusal, self.getHeader(b"origin"))
+        )
 
     def _respond_early(self, response: Response) -> None:
         """Respond before the body is complete, and discard what was received of it."""
@@ -192,7 +196,7 @@ class StreamRequest(Request):
             respond_early(self.channel, response, bodiless=self.method == b"HEAD")
 
     def _refuse(self, refusal: Refusal) -> None:
-        refuse(self._site().policies.refusal(refusal, self.getHeader(b"origin")), self)
+        refuse(self._site().response_headers.refusal(refusal, self.getHeader(b"origin")), self)
 
 
 class StreamChannel(HTTPChannel):
@@ -355,7 +359,7 @@ class StreamChannel(HTTPChannel):
 
     def _refuse_early(self, refusal: Refusal, origin: bytes | None = None) -> None:
         self._refused = True
-        respond_early(self, self.site.policies.refusal(refusal, origin))
+        respond_early(self, self.site.response_headers.refusal(refusal, origin))
 
     def _cancel_head_timer(self) -> None:
         cancel(self._head_timer)
@@ -455,8 +459,8 @@ class StreamSite(Site):
     def __init__(
         self,
         resource: IResource,
-        operations: RequestHandler,
-        policies: ResponseHeaders,
+        handler: RequestHandler,
+        response_headers: ResponseHeaders,
         settings: Settings,
         reactor: IReactorTime,
         root: bytes,
@@ -472,7 +476,7 @@ class StreamSite(Site):
             reactor=reactor,
             parsePOSTFormSubmission=False,
         )
-        self.policies = policies
+        self.response_headers = response_headers
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.decide: Decide | None = None
@@ -484,7 +488,7 @@ class StreamSite(Site):
         self.bodies = BodyBudget(settings.body_memory)
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
-        self.http2 = Http2Factory(operations, self, reactor, root, settings, wall)
+        self.http2 = Http2Factory(handler, self, reactor, root, settings, wall)
 
     def observe(self, request: Request) -> None:
         """Call ``begin_web_request`` for a request that is not for a stream."""
@@ -544,7 +548,7 @@ class _DefaultLimits:
     """Limits of a `StreamRequest` on a site that is not a `StreamSite`."""
 
     def __init__(self) -> None:
-        self.policies = ResponseHeaders()
+        self.response_headers = ResponseHeaders()
         self.max_body = limits.MAX_BODY
         self.bodies = BodyBudget(limits.BODY_MEMORY)
 
