@@ -39,7 +39,6 @@ bytes, and several values of a row are in the order of its text. The code genera
 _COMMENT = re.compile(r"#: ?(.*)")
 #: Ends of the names of limits that are parts of another one, without a unit.
 _SHARES = ("_JITTER", "_SPREAD")
-_OPTION = re.compile(r"``(--[a-z-]+)``")
 
 
 def page() -> str:

@@ -441,8 +441,6 @@ class TabTests(ConsoleTestCase):
             server.stop()
 
 
-MORE_ROWS = "before => document.querySelectorAll('.row').length > before"
-
 # Pretend that a tab is hidden or visible: a headless browser shows all tabs.
 SHOW = """
 (visible) => {

@@ -17,7 +17,6 @@ from tests.client.client_fixture import ClientFixture, Script, answer
 
 WHOLE = Settings(long_poll_timeout=2.0, sse_reconnect_interval=3.0)
 SMALL = Settings(max_chunk=64, long_poll_timeout=2.0, sse_reconnect_interval=3.0)
-OFFSET = "0000000000000000_0000000000000000"
 
 
 async def gather(fixture: ClientFixture, into: list[Batch], name: str = "s", **how: Any) -> None:

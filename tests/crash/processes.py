@@ -20,7 +20,6 @@ class DriverProcess:
     """Driver process on a directory. ``opened_in`` is the time to open the store, in seconds."""
 
     def __init__(self, directory: str, **environment: str) -> None:
-        started = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.driver", directory],
             stdin=subprocess.PIPE,
@@ -38,7 +37,6 @@ class DriverProcess:
         opened, seconds = self.await_answers(1)[0]
         assert opened == "open"
         self.opened_in: float = seconds
-        self.started_in = time.monotonic() - started
 
     def send(self, *request: object) -> int:
         """Send a request and return its number."""
