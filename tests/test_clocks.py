@@ -19,6 +19,7 @@ class SettableReactor(ReactorBase):
     """Reactor without I/O whose clock the test sets."""
 
     def __init__(self, seconds: clocks.Seconds | None = None) -> None:
+        self.wakes = 0
         ReactorBase.__init__(self)
         if seconds is not None:
             self.seconds = seconds
@@ -27,7 +28,8 @@ class SettableReactor(ReactorBase):
         """Do nothing: no thread sleeps."""
 
     def wakeUp(self) -> None:
-        """Do nothing: no thread sleeps."""
+        """Count the calls: no thread sleeps."""
+        self.wakes += 1
 
     def turn(self) -> None:
         """Run due calls."""
@@ -120,6 +122,14 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, [])
         self.reactor.turn()
         self.assertEqual(self.made, ["next"])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_no_wake_up(self) -> None:
+        """The reactor, on whose thread timers are made, is not woken for them."""
+        for delay in (0, 1, 0):
+            self.later(delay, "x")
+        self.reactor.turn()
+        self.assertEqual((self.made, self.reactor.wakes), (["x", "x"], 0))
 
     def test_rescheduled_in_a_turn(self) -> None:
         """Other events run between two calls with delay 0."""

@@ -215,13 +215,12 @@ class MonotonicTimers:
         if due >= self._wake_at:
             return
         self._unschedule()
-        delay = due - self._seconds()
-        if delay > 0:
-            self._wake_at = due
-            self._wake = self._reactor.callLater(delay, self._fire)
-        else:
-            self._wake_at = float("-inf")
-            self._reactor.callFromThread(self._fire)
+        delay = max(0, due - self._seconds())
+        self._wake_at = due if delay else float("-inf")
+        self._wake = self._reactor.callLater(delay, self._fire)
+        if not delay:
+            # If the clock is set back before the next iteration, the call is due nevertheless.
+            self._wake.reset(self._wake_at)
 
     def _unschedule(self) -> None:
         cancel(self._wake)

@@ -72,7 +72,7 @@ class StdinReader:
     def end(self) -> None:
         """Have `take` return None after the bytes already read, without an end of file."""
         self._ended = True
-        self._reactor.callFromThread(self._wake)
+        self._reactor.callLater(0, self._wake)
 
     def _read(self) -> None:
         piece: bytes | None = None
