@@ -14,6 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
+from tests.examples.blocks import one
 from tests.http.server_fixture import Client
 
 _PAGE = Path(__file__).parent.parent / "docs" / "embedding.md"
@@ -63,7 +64,7 @@ class RecipeTests(SynchronousTestCase):
         printed = self.run_to_its_end(1, "work")
         self.assertEqual(
             printed,
-            '[{"step": 1},{"step": 2},{"step": 3}] True\n409 the stream is closed\n',
+            one("docs/embedding.md", "text"),
         )
 
     def test_followed(self) -> None:

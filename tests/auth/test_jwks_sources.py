@@ -146,7 +146,7 @@ class SourceTests(SynchronousTestCase):
             ("https://id.example/keys?secret=1", "id.example"),
             ("http://localhost:1/keys", "localhost"),
             ("http://[::1]:1/keys", "::1"),
-            ("/etc/keys.json", "/etc/keys.json"),
+            (__file__, __file__),
         ):
             self.assertEqual(jwks_source(text, None)[1], name)
 
@@ -154,5 +154,7 @@ class SourceTests(SynchronousTestCase):
         """A file is read up to the bound, and one byte more."""
         path = Path(self.mktemp())
         self.assertRaises(FetchError, _read, str(path))
+        error = self.assertRaises(UnusableSource, jwks_source, str(path), None)
+        self.assertIn(f"{path}: could not read the file: No such file", str(error))
         path.write_bytes(b"x" * (MAX_KEY_SET + 100))
         self.assertEqual(len(_read(str(path))), MAX_KEY_SET + 1)

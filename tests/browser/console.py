@@ -350,7 +350,9 @@ class ConsoleTests(ConsoleTestCase):
         tokens.chmod(0o600)
         with self.serve("--auth", f"file:{tokens}") as server:
             page = self.console(server.port)
-            expect(page.locator("#list-error")).to_contain_text("A valid token is needed.")
+            expect(page.locator("#list-error")).to_have_text(
+                "A valid token is needed: enter it under Token."
+            )
             expect(page.locator("#list-empty")).to_be_hidden()
             page.locator("summary", has_text="Token").click()
             page.get_by_label("Bearer token").fill("an-operator-s-token")

@@ -45,6 +45,10 @@ def jwks_source(text: str, reactor: Any) -> tuple[Fetch, str]:
     Raise `UnusableSource`.
     """
     if "://" not in text:
+        try:
+            _read(text)
+        except FetchError as error:
+            raise UnusableSource(f"jwks {text}: {error}") from None
         return partial(in_daemon_thread, reactor, _read, text), text
     try:
         parts = urlsplit(text)

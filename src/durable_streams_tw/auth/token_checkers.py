@@ -244,8 +244,8 @@ class JwtChecker:
         error = failure.value
         reason = str(error) if isinstance(error, FetchError | MalformedKeySet) else repr(error)
         _log.warn(
-            "Could not fetch the JWKS of {source}, so the known keys stay in force for up to "
-            "{hours} hours: {reason}",
+            "Could not fetch the JWKS of {source}: {reason}. Known keys stay valid for up to "
+            "{hours} hours; tokens with other keys get 503",
             source=self._source,
             reason=reason,
             hours=round(limits.KEY_SET_STALE / 3600),

@@ -233,11 +233,13 @@ def file_system(kind: str | None) -> CheckResult:
 
 def room(size: int, free: int, quota: int | None) -> CheckResult:
     """Check the size and free space of the disk, and ``max-stored`` (bytes)."""
-    figures = f"{free / (1 << 30):,.1f} of {size / (1 << 30):,.1f} GiB free"
+    figures = f"{free / (1 << 30):,.2f} of {size / (1 << 30):,.2f} GiB free"
     if free < min(limits.DISK_RESERVE, size // 20):
         return CheckResult("disk", "bad", f"{figures}: appends are refused (507)")
     if free < _LITTLE_ROOM:
-        return CheckResult("disk", "warning", figures)
+        return CheckResult(
+            "disk", "warning", f"{figures}: appends are refused when it is full (507)"
+        )
     if quota is not None and quota > size:
         return CheckResult("disk", "warning", f"{figures}: max-stored exceeds the size of the disk")
     return CheckResult("disk", "good", figures)

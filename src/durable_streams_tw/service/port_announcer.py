@@ -69,7 +69,7 @@ class PortAnnouncer:
         if not ip_address(address.host).is_loopback:
             self._log.warn(
                 "Every client that can reach {where} may read and write all streams: "
-                "restrict it with --interface 127.0.0.1 or --auth",
+                "listen on 127.0.0.1 only, or use --auth",
                 where=_where(address),
             )
 

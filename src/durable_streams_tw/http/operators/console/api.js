@@ -5,7 +5,7 @@ export const base = location.pathname.replace(/\/-\/console\/?$/, "");
 
 const TOKEN = "durable-streams-token";
 const TITLES = {
-  401: "A valid token is needed.",
+  401: "A valid token is needed: enter it under Token.",
   403: "The token does not allow this.",
   404: "There is no such stream.",
   410: "The stream or the offset is gone.",
@@ -52,6 +52,7 @@ export async function request(path, options = {}) {
     // Not a problem of this server, or a response to HEAD.
   }
   const title = TITLES[response.status];
+  if (response.status === 401 && !token) throw new RequestError(401, title);
   const sentence = detail.charAt(0).toUpperCase() + detail.slice(1);
   throw new RequestError(response.status, title ? `${title} ${sentence}` : `${response.status}: ${detail}`);
 }

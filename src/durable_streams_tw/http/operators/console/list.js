@@ -1,7 +1,7 @@
 // The list of streams: search, tree, order; it refreshes itself.
 
 import { getJSON } from "./api.js";
-import { $, ago, arrange, element, size, tell } from "./dom.js";
+import { $, ago, arrange, counted, element, size, tell } from "./dom.js";
 
 const PAGE = 200; // streams of one page
 const MOST = 1000; // streams of one request
@@ -126,8 +126,8 @@ function show(known) {
   for (const key of items.keys()) if (!keys.has(key)) items.delete(key);
   arrange(place, entries.map(item));
   const number = (kind) => entries.filter((entry) => entry[kind]).length;
-  const plural = (count, noun) => (count ? [`${count} ${noun}${count === 1 ? "" : "s"}`] : []);
-  let text = [...plural(number("folder"), "folder"), ...plural(number("stream"), "stream")].join(", ") || "0 streams";
+  const found = ["folder", "stream"].filter(number).map((kind) => counted(number(kind), kind));
+  let text = found.join(", ") || "0 streams";
   if (after !== null) text = `the first ${entries.length}`;
   if (!complete) text += " of those examined: search to narrow them down";
   if (known) tell("list-count", text);

@@ -2,7 +2,7 @@
 
 import { getJSON, request } from "./api.js";
 import { chart, draw } from "./charts.js";
-import { $, ago, count, duration, element, milliseconds, size, tell, wait } from "./dom.js";
+import { $, ago, count, counted, duration, element, milliseconds, size, tell, wait } from "./dom.js";
 import * as tabs from "./tabs.js";
 
 const EVERY = 3000; // milliseconds between two samples
@@ -140,7 +140,7 @@ function show() {
     const card = cards[index];
     const last = values[values.length - 1];
     card.value.textContent = last === null ? "–" : write(last);
-    card.most.textContent = known.length ? `most ${write(Math.max(...known))} in ${duration(now.at - samples[0].at)}` : "";
+    card.most.textContent = known.length ? `peak ${write(Math.max(...known))} in ${duration(now.at - samples[0].at)}` : "";
     draw(card.svg, values, `${title}: now ${card.value.textContent}, ${card.most.textContent}`);
   });
   about(now);
@@ -213,11 +213,11 @@ async function subscriptions() {
 function row(subscription) {
   const { id, type, pattern, explicit_streams: explicit, phase, target } = subscription;
   const streams = [pattern, explicit ? `${explicit} by name` : null].filter(Boolean).join(", ");
-  const pending = `${size(subscription.pending_bytes)} in ${subscription.pending_streams}${subscription.pending_complete ? "" : "+"}`;
+  const pending = `${subscription.pending_complete ? "" : "at least "}${size(subscription.pending_bytes)} in ${counted(subscription.pending_streams, "stream")}`;
   const due = subscription.lease_until || subscription.next_attempt_at;
   const seconds = due ? (Date.parse(due) - Date.now()) / 1000 : 0;
   const when = due ? `${subscription.lease_until ? "lease ends" : "next attempt"} ${seconds > 0 ? `in ${duration(seconds)}` : "now"}` : "";
-  const error = [subscription.last_error, subscription.failures ? `${subscription.failures} failures` : null];
+  const error = [subscription.last_error, subscription.failures ? counted(subscription.failures, "failure") : null];
   const cells = [
     [`${id}`, `${type}: ${target}`],
     [streams],
