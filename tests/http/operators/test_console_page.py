@@ -6,8 +6,6 @@ import json
 import re
 from pathlib import Path
 
-from twisted.web.resource import IResource
-
 from tests.http.operators.operator_case import OperatorCase
 from tests.http.server_fixture import ROOT
 
@@ -17,10 +15,6 @@ _COMMAND = re.compile(r"^\$ curl 'http://localhost:4437(.*)'\n(?!\$|```)(.*)$", 
 
 class ConsolePageTests(OperatorCase):
     """Each command prints what the page shows."""
-
-    def resources(self) -> dict[bytes, IResource]:
-        """Return all resources of the page."""
-        return self.streams.listing_resources()
 
     def test_commands(self) -> None:
         """An ellipsis on the page stands for any text."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import cycle
 
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
-from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.outcomes import Created, Deleted
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.commands.streams import apply as carry_out
@@ -139,31 +139,6 @@ class BatchTests(CommitterCase):
             [(change.start, change.data, change.gone) for change in changes],
             [(0, b"x", False), (1, b"yz", False), (3, b"", False), (3, b"", True)],
         )
-
-    def test_producers(self) -> None:
-        self.step(create("a"))
-        once = append("a", b"x", producer=("p", 0, 0))
-        outcomes = self.step(once, once, append("a", b"y", producer=("p", 0, 1)))
-        duplicates = [isinstance(made, Appended) and made.duplicate for made in outcomes]
-        self.assertEqual(duplicates, [False, True, False])
-        self.restart()
-        outcomes = self.step(once, append("a", b"z", producer=("p", 0, 3)))
-        self.assertEqual(self.problems(outcomes), ["", "sequence-gap"])
-        self.assertEqual(self.content("a"), b"xy")
-
-    def test_long_producer_ids(self) -> None:
-        self.step(create("a"))
-        ids = ["p" * 128, "p" * 129, "p" * 1024, "\N{PILE OF POO}" * 256]
-        self.step(*[append("a", b"x", producer=(name, 0, 0)) for name in ids])
-        self.restart()
-        outcomes = self.step(*[append("a", b"x", producer=(name, 0, 0)) for name in ids])
-        self.assertTrue(all(isinstance(made, Appended) and made.duplicate for made in outcomes))
-
-    def test_producers_end_with_their_stream(self) -> None:
-        first = append("a", b"x", producer=("p", 5, 0))
-        self.step(create("a"), first, delete("a"), create("a"))
-        self.assertEqual(self.problems(self.step(append("a", b"y", producer=("p", 0, 0)))), [""])
-        self.assertEqual(self.content("a"), b"y")
 
     def test_ids_are_never_given_again(self) -> None:
         given: set[int] = set()
@@ -328,19 +303,6 @@ class SweepTests(CommitterCase):
         self.assertEqual(state.deadline(), self.now + 8_000)
         self.restart()
         self.now += 8_000
-        self.sweep()
-        self.assertIsNone(self.state("a"))
-
-    def test_pinned_stream_lives(self) -> None:
-        (made,) = self.step(create("a", ttl=10))
-        assert isinstance(made, Created)
-        self.access.pin(made.state.id)
-        for _ in range(3):
-            self.now += 20_000
-            self.sweep()
-            self.assertIsNotNone(self.state("a"))
-        self.access.unpin(made.state.id, self.now)
-        self.now += 10_000
         self.sweep()
         self.assertIsNone(self.state("a"))
 
