@@ -66,7 +66,7 @@ async def read(
     streams = await _select(client, names, offset_file, printer)
     for name, stream in streams:
         left = limit
-        start = _load_offset(offset_file) or offset if offset_file is not None else offset
+        start = _load_offset(offset_file) or offset
         with ReadProgress() as progress:
             async for batch in stream.read(start):
                 with about(stream.url):
@@ -118,7 +118,7 @@ async def tail(
     streams = await _select(client, names, offset_file, printer)
 
     async def follow(name: str, stream: Stream) -> None:
-        start = _load_offset(offset_file) or offset if offset_file is not None else offset
+        start = _load_offset(offset_file) or offset
         if last is not None:
             batch = await read_end(client, stream, last)
             with about(stream.url):
@@ -319,7 +319,9 @@ def _quoted(batch: Batch) -> bytes:
     return b'"base64":' + json.encode(b64encode(batch.data).decode("ascii"))
 
 
-def _load_offset(path: Path) -> str:
+def _load_offset(path: Path | None) -> str:
+    if path is None:
+        return ""
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError:

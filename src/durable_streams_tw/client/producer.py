@@ -230,7 +230,7 @@ class Producer:
             await self.detach()
         else:
             self._stopped = True
-            self._drop_open(self._stop_error())
+            self._drop_open()
 
     # -- messages -------------------------------------------------------------------------------
 
@@ -351,11 +351,12 @@ class Producer:
         self._settle(batch.messages, outcome)
         batch.settle(outcome if isinstance(outcome, Exception) else None)
         if self._failure is not None:
-            self._drop_open(self._stop_error())
+            self._drop_open()
         _wake(self._waiting_for_room)
         self._pump()
 
-    def _drop_open(self, error: ProducerStopped) -> None:
+    def _drop_open(self) -> None:
+        error = self._stop_error()
         dropped = list(self._open)
         self._open.clear()
         self._open_bytes, self._due = 0, False
