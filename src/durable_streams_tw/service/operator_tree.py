@@ -16,7 +16,7 @@ def operator_tree(
     configuration: Configuration,
     streams: DurableStreams,
     observed: ServerStats,
-    metrics: IResource | None = None,
+    metrics: IResource | None,
 ) -> OperatorTree:
     """Return the operator resources that the settings enable.
 

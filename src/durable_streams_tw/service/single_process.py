@@ -24,8 +24,8 @@ def build_single_process(
     endpoints: list[IStreamServerEndpoint],
     reporter: StderrReporter,
     reactor: Any,
-    greet: Callable[[str], None] | None = None,
-    reopen_log: Callable[[], None] | None = None,
+    greet: Callable[[str], None] | None,
+    reopen_log: Callable[[], None] | None,
 ) -> ServiceGroup:
     """Return the service of a server with one process: see `make_service.build_service`."""
     preload()

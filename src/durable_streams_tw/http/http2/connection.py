@@ -93,7 +93,7 @@ class Http2Factory:
 
     ``handler`` handles requests for streams below ``root``, a raw path with a slash at both
     ends; the resources of ``site`` handle all others. ``wall`` returns seconds since the Unix
-    epoch for the Date header, by default those of ``clock``.
+    epoch for the Date header.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Http2Factory:
         clock: IReactorTime,
         root: bytes,
         settings: Settings,
-        wall: Seconds | None = None,
+        wall: Seconds,
     ) -> None:
         self.handler = handler
         self.site = site
@@ -113,7 +113,7 @@ class Http2Factory:
         #: Call a function in the next turn of the reactor.
         self.later = partial(clock.callLater, 0)
         self.date = b""
-        self._wall = wall or clock.seconds
+        self._wall = wall
         self.wheel = TimerWheel(clock, self._tick)
         self.connections: set[Http2Connection] = set()
 

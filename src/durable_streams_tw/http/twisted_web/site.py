@@ -451,7 +451,8 @@ class StreamSite(Site):
     ``limiter`` counts its connections and ``bodies`` its request bodies. ``decide`` authorizes a
     request by its head; None accepts all bodies. ``http2`` makes its HTTP/2 connections.
     ``begin_web_request`` is called with each request that is not for a stream, for an access log,
-    and the function that it returns at the end of the response.
+    and the function that it returns at the end of the response. ``wall`` returns seconds since the
+    Unix epoch for the Date header, by default those of ``reactor``.
     """
 
     noisy = False
@@ -488,7 +489,7 @@ class StreamSite(Site):
         self.bodies = BodyBudget(settings.body_memory)
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
-        self.http2 = Http2Factory(handler, self, reactor, root, settings, wall)
+        self.http2 = Http2Factory(handler, self, reactor, root, settings, wall or reactor.seconds)
 
     def observe(self, request: Request) -> None:
         """Call ``begin_web_request`` for a request that is not for a stream."""

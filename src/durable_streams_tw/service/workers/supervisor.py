@@ -68,8 +68,8 @@ def build_supervisor(
     configuration: Configuration,
     reporter: StderrReporter,
     reactor: Any,
-    greet: Callable[[str], None] | None = None,
-    reopen_log: Callable[[], None] | None = None,
+    greet: Callable[[str], None] | None,
+    reopen_log: Callable[[], None] | None,
 ) -> ServiceGroup:
     """Return the service of a server with workers: see `make_service.build_service`."""
     service = ServiceGroup(reporter.report, reporter.close)

@@ -205,8 +205,8 @@ class DatabaseTransaction:
         index: SubscriptionIndex,
         first_id: int,
         now: int,
-        exclusive: bool = False,
-        has_space: bool = True,
+        exclusive: bool,
+        has_space: bool,
     ) -> None:
         self.connection = connection
         self.access = context.access

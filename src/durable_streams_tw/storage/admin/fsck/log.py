@@ -22,7 +22,7 @@ class LogChecker:
     """
 
     def __init__(
-        self, view: View, key: bytes, record: StreamRecord, deep: bool, staged: int | None = None
+        self, view: View, key: bytes, record: StreamRecord, deep: bool, staged: int | None
     ) -> None:
         self._staged = staged
         self._view = view
