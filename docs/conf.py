@@ -29,6 +29,11 @@ myst_enable_extensions = ["deflist"]
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+# Types that a page explains itself.
+autodoc_type_aliases = {
+    name: name for name in ("Fields", "Value", "ErrorHook", "RetryHook", "FailureHook")
+}
+maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
@@ -40,14 +45,24 @@ html_show_copyright = False
 
 def setup(app: Sphinx) -> None:
     """Register the event handlers. Sphinx calls this once."""
-    app.connect("autodoc-process-signature", _name_interfaces)
+    app.connect("autodoc-process-signature", _simplify)
 
 
-def _name_interfaces(
+def _simplify(
     app: Sphinx, kind: str, name: str, thing: object, options: Any, given: str, returned: str
 ) -> tuple[str, str] | None:
-    # Sphinx prints interfaces of zope.interface as objects, not as types.
-    if "<InterfaceClass " not in f"{given} {returned}":
+    if not given:
         return None
-    pattern = re.compile(r"<InterfaceClass ([\w.]+)>")
-    return pattern.sub(r"~\1", given or ""), pattern.sub(r"~\1", returned or "")
+    # Programs catch exceptions and do not make them.
+    if kind == "exception":
+        return "", ""
+    # Sphinx prints interfaces, aliases and bound methods as objects.
+    objects = re.compile(
+        r"<InterfaceClass (?P<type>[\w.]+)>|TypeAliasForwardRef\('(?P<alias>\w+)'\)"
+        r"|<built-in method (?P<method>\w+) of \w+ object>"
+    )
+
+    def named(text: str) -> str:
+        return objects.sub(lambda found: found["alias"] or found["method"] or f"~{found[1]}", text)
+
+    return named(given), named(returned or "")

@@ -77,6 +77,12 @@ RUN_BY = {
         "python: async def follow": f"{_RECIPES}.test_followed",
     },
     "docs/how-to/back-up.md": {"sh": f"{_OPERATORS}.BackupTests.test_commands"},
+    "docs/how-to/browsers.md": {
+        "sh": _SERVERS,
+        "console": "tests.browser.examples.ReloadTests.test_chat",
+        "html": "tests.browser.examples.ReloadTests.test_chat",
+        "javascript": "tests.browser.examples.ReloadTests.test_chat",
+    },
     "docs/how-to/docker.md": {"yaml": f"{_HERE}.test_blocks.ManifestTests.test_docker_page"},
     "docs/how-to/postgresql.md": {
         "include": f"{_DATABASE}.FileTests.test_compose_file",

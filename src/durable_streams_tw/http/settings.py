@@ -18,12 +18,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body
         Largest request body.
     max_chunk
-        About how much one read returns. None: over HTTP everything up to the tail, in the process
-        `limits.MAX_CHUNK`.
+        Approximate size of one read. None: over HTTP everything up to the tail, in the process
+        1 MiB.
     max_stored
         Largest size of all streams on disk. None: as much as the disk holds.
     max_producers
-        How many producers a stream remembers at least.
+        Producers that a stream remembers at least.
     cors_origins
         Origins whose pages may use the server; ``*`` allows all.
     cors_headers
@@ -36,8 +36,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     body_timeout
         Longest pause within a request body.
     max_body_memory
-        Bound on the bodies of all requests together. None: `limits.BODY_MEMORY`, or ``max_body``
-        if that is more.
+        Bound on the bodies of all requests together. None: 256 MiB, or ``max_body`` if that is
+        more.
     max_unread_memory
         Bound on the response bytes that clients leave unread, all connections together.
     max_connections, max_connections_per_address
@@ -50,13 +50,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_keys
         File with the signing keys and the secret of wake tokens, which other servers may share.
     rotate_webhook_key
-        Make a new signing key at start. It signs once receivers have had time to fetch it.
+        Make a new signing key at start, which signs ten minutes later.
     allowed_hosts
         Host names by which clients may call the server. Empty: all.
     auth_cookie
         Name of a cookie that may hold a client's token.
     rate
-        Rate limit of each client.
+        Rate limit of each client: `auth.rate_limits.Rate` of a number of requests and seconds.
     """
 
     max_body: int = limits.MAX_BODY
