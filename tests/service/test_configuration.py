@@ -14,6 +14,7 @@ from durable_streams_tw.service.configuration import (
     ConfigurationError,
     load_configuration,
 )
+from durable_streams_tw.service.database import database_settings
 from durable_streams_tw.service.port_announcer import storage_name
 from durable_streams_tw.service.settings_table import GROUPS, SETTINGS, Setting
 from durable_streams_tw.service.sources import command_line, environment_variables, preset
@@ -165,6 +166,20 @@ class ConfigurationTests(SynchronousTestCase):
             self.refused({"database": (url,), "max-stored": ("1k",)}),
             ("--max-stored: requires data-dir",),
         )
+
+    def test_urls_that_libpq_does_not_accept(self) -> None:
+        """`database_settings` names an unknown parameter, and shows no other part of a URL."""
+        for name in ("database", "database-listen"):
+            for text, reason in (
+                ("postgresql://u:geheim@host/db?nonsense=1", 'query parameter: "nonsense"'),
+                ("postgresql://u:geheim%zz@host/db", "is not a valid URL"),
+            ):
+                values = {"database": ("postgresql://host/db",), name: (text,)}
+                configuration = load_configuration(values, {}, None)
+                error = self.assertRaises(ConfigurationError, database_settings, configuration)
+                self.assertIn(f"--{name}: ", str(error))
+                self.assertIn(reason, str(error))
+                self.assertNotIn("geheim", str(error))
 
     def test_errors_have_no_password(self) -> None:
         """An error about a database URL does not show its password."""

@@ -23,6 +23,7 @@ from durable_streams_tw.storage.postgres.connection import (
     Durability,
     check_durability,
     connect,
+    reason_of,
 )
 from durable_streams_tw.storage.postgres.session import ROW_TIMEOUT
 
@@ -107,7 +108,7 @@ def run_database_checks(configuration: Configuration) -> Iterator[Check]:
     except StoreUnusable as error:
         yield "database", "bad", str(error)
     except psycopg.Error as error:
-        yield "database", "bad", " ".join(str(error).split())
+        yield "database", "bad", reason_of(error)
     else:
         yield from judge(facts, settings, configuration["workers"])
 

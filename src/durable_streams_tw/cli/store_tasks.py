@@ -34,6 +34,10 @@ class TaskFailed(click.ClickException):
 
     exit_code = EXIT_FAILED
 
+    def __init__(self, message: str) -> None:
+        # Other messages begin with a path.
+        super().__init__(re.sub("^(the|there|nodes) ", lambda word: word[0].capitalize(), message))
+
 
 class StoreUnsound(click.ClickException):
     """The store is damaged; ``findings`` are the first findings of the check."""
@@ -69,8 +73,7 @@ def run_task(name: str, found: Found | None = None, **arguments: Any) -> Any:
         _died(status)
     ((kind, value),) = outcome.items()
     if kind == "unusable":
-        # Most messages begin with a path or with "the".
-        raise TaskFailed(re.sub("^(the|there|nodes) ", lambda word: word[0].capitalize(), value))
+        raise TaskFailed(value)
     if kind == "flawed":
         raise StoreUnsound(value["sentence"], value["findings"])
     return value

@@ -213,6 +213,7 @@ class AwayTests(FaultCase):
             if event["log_level"] in (LogLevel.info, LogLevel.error)
             and event["log_namespace"].startswith("durable_streams_tw.storage.postgres")
         ]
+        self.assertEqual([line for line in said if "\n" in line], [])
         starts = [line.split(":")[0] for line in said]
         self.assertEqual(
             [starts.count(line) for line in ("Reads fail", "Reads work again")], [1, 1]

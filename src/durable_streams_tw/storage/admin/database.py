@@ -17,7 +17,7 @@ from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unread
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
-from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect
+from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect, reason_of
 
 #: Tables of subscriptions, with their names in the database.
 RECORDS: Final = (
@@ -116,7 +116,7 @@ def _snapshot(settings: DatabaseSettings) -> Iterator[psycopg.Connection[Any]]:
                 raise StoreUnusable(f"the schema {settings.schema!r} has no streams")
             yield connection
     except psycopg.Error as error:
-        raise StoreUnusable(" ".join(str(error).split())) from None
+        raise StoreUnusable(reason_of(error)) from None
 
 
 def _check_stream(

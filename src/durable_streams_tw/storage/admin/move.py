@@ -41,7 +41,7 @@ from durable_streams_tw.storage.engine.lmdb import open_environment
 from durable_streams_tw.storage.engine.wal.checkpoint import read_checkpoint_record
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable, store_unusable
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD
-from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect
+from durable_streams_tw.storage.postgres.connection import DatabaseSettings, connect, reason_of
 from durable_streams_tw.storage.postgres.keyring import KEYRING_SECRET, read_secret, write_secret
 from durable_streams_tw.storage.postgres.migrations import migrate
 from durable_streams_tw.storage.postgres.schema import MOVE_MARK
@@ -529,6 +529,6 @@ def _translated_errors() -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, lmdb.Error) as error:
-        raise StoreUnusable(f"the move failed: {' '.join(str(error).split())}") from None
+        raise StoreUnusable(f"the move failed: {reason_of(error)}") from None
     except CorruptRecord as corrupt:
         raise StoreUnusable(f"the store is damaged: {corrupt}") from None

@@ -41,6 +41,7 @@ from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_PRODUCERS, STATE_CACHE, SWEEP_RETRY
 from durable_streams_tw.storage.postgres import locks
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray, TidArray
+from durable_streams_tw.storage.postgres.connection import reason_of
 from durable_streams_tw.storage.postgres.packing import PackingQueue
 from durable_streams_tw.storage.postgres.reader import (
     Connection,
@@ -458,7 +459,7 @@ class Committer:
                 session.drop()
                 self._invalidate_index(needs)
                 self._log.warn(
-                    "The connection to the database broke: {reason}", reason=str(error).strip()
+                    "The connection to the database broke: {reason}", reason=reason_of(error)
                 )
                 broken = error
                 continue
@@ -679,7 +680,7 @@ class Committer:
             if len(results) <= commit or results[commit].command_status != b"COMMIT":
                 raise
             # Only the hint failed: other nodes poll once a second.
-            self._log.warn("A notification failed: {reason}", reason=str(error).strip())
+            self._log.warn("A notification failed: {reason}", reason=reason_of(error))
             session.committed()
             session.roll_back()
         else:

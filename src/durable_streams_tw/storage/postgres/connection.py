@@ -108,6 +108,11 @@ def advisory_class(schema: str) -> int:
     return zlib.crc32(b"durable-streams:" + schema.encode("utf-8")) - 2**31
 
 
+def reason_of(error: Exception) -> str:
+    """Return the message of an error on one line."""
+    return " ".join(str(error).split())
+
+
 def connect(settings: DatabaseSettings, url: str | None = None) -> psycopg.Connection[Any]:
     """Open a connection to the primary, with the session settings of the store.
 

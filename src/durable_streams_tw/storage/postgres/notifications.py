@@ -18,6 +18,7 @@ from durable_streams_tw.storage.postgres.connection import (
     DatabaseSettings,
     advisory_class,
     connect,
+    reason_of,
 )
 
 #: Bytes of one notification; PostgreSQL accepts 7,999.
@@ -94,7 +95,7 @@ class NotificationListener:
             except psycopg.Error as error:
                 if not self._failing:
                     self._log.warn(
-                        "Listening for other nodes failed: {reason}", reason=str(error).strip()
+                        "Listening for other nodes failed: {reason}", reason=reason_of(error)
                     )
                 self._failing = True
                 self._stopping.wait(_PAUSE)

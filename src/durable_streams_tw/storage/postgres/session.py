@@ -27,6 +27,7 @@ from durable_streams_tw.storage.postgres.connection import (
     DatabaseSettings,
     advisory_class,
     connect,
+    reason_of,
 )
 from durable_streams_tw.storage.postgres.deadline_guard import DeadlineGuard
 from durable_streams_tw.storage.postgres.pipeline import Pipeline, PreparedStatements
@@ -143,7 +144,7 @@ class NodeSession:
 
     def _give_up(self, error: psycopg.Error) -> Exception:
         if not self.unavailable:
-            self._log.error("The database is unavailable: {reason}", reason=str(error).strip())
+            self._log.error("The database is unavailable: {reason}", reason=reason_of(error))
         self.unavailable = True
         in_doubt, self._in_doubt = self._in_doubt, False
         return OutcomeUnknown(error) if in_doubt else DatabaseUnavailable(error)

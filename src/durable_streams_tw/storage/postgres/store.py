@@ -59,6 +59,7 @@ from durable_streams_tw.storage.postgres.connection import (
     Durability,
     check_durability,
     connect,
+    reason_of,
 )
 from durable_streams_tw.storage.postgres.deadline_guard import DeadlineGuard
 from durable_streams_tw.storage.postgres.duties import SubscriptionDuties
@@ -225,7 +226,7 @@ class PostgresStore(QueuedStore):
                 migrate(connection, self._settings, self._now())
                 refuse_partial_store(connection, self._settings)
         except psycopg.Error as error:
-            raise StoreUnusable(f"the database cannot be used: {str(error).strip()}") from None
+            raise StoreUnusable(f"the database cannot be used: {reason_of(error)}") from None
         self._log.info(
             "{sentence} (node {node})", sentence=self.durability.describe(), node=self.node
         )
@@ -534,7 +535,7 @@ class PostgresStore(QueuedStore):
                     connection.close()
                 if last and not self._unreadable:
                     self._unreadable = True
-                    self._log.error("Reads fail: {reason}", reason=str(error).strip())
+                    self._log.error("Reads fail: {reason}", reason=reason_of(error))
         return _UNREADABLE
 
     def _connect_reader(self) -> Connection:
