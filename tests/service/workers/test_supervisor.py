@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -15,8 +16,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.sources import command_line
+from durable_streams_tw.service.startup import CannotStart
 from durable_streams_tw.service.workers import messages, supervisor
-from durable_streams_tw.service.workers.limits import MAX_RESTART_PAUSE, QUICK_RESTARTS
+from durable_streams_tw.service.workers.limits import (
+    MAX_RESTART_PAUSE,
+    QUICK_RESTARTS,
+    RESTART_PAUSE,
+)
 from durable_streams_tw.service.workers.supervisor import Supervisor
 from durable_streams_tw.service.workers.worker_process import SPARE, TEMPLATE, WorkerProcess
 
@@ -111,18 +117,24 @@ class RestartTests(SynchronousTestCase):
         self.patch(supervisor, "TemplateProcess", self.make_template)
         self.patch(supervisor, "adopt_orphans", lambda: None)
         self.patch(supervisor, "reap_orphans", self.reap)
-        given = command_line({"workers": ("2",), "listen": ("tcp:0:interface=127.0.0.1",)})
-        self.supervisor = Supervisor(Configuration([given]), self.reactor)
+        self.refusal: OSError | None = None
+        self.supervisor = self.make_supervisor()
         self.supervisor.startService()
         self.addCleanup(self.supervisor.stopService)
         self.reactor.run()
         self.made[-1].run()
+
+    def make_supervisor(self) -> Supervisor:
+        given = command_line({"workers": ("2",), "listen": ("tcp:0:interface=127.0.0.1",)})
+        return Supervisor(Configuration([given]), self.reactor)
 
     def make(self, *arguments: Any) -> Worker:
         self.made.append(Worker(*arguments))
         return self.made[-1]
 
     def make_template(self, *arguments: Any) -> Template:
+        if self.refusal is not None:
+            raise self.refusal
         self.templates.append(Template(*arguments))
         return self.templates[-1]
 
@@ -139,9 +151,34 @@ class RestartTests(SynchronousTestCase):
         self.made[-1].run()
 
     def test_signal_before_the_template_runs(self) -> None:
-        """SIGTERM waits until the template can remove the directory, and no longer."""
-        self.assertIn(signal.SIGTERM, self.templates[0].blocked_signals)
-        self.assertNotIn(signal.SIGTERM, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        """Ctrl-C and SIGTERM wait until the template can remove the directory, and no longer."""
+        stopping = {signal.SIGINT, signal.SIGTERM}
+        self.assertEqual(self.templates[0].blocked_signals & stopping, stopping)
+        self.assertFalse(signal.pthread_sigmask(signal.SIG_BLOCK, ()) & stopping)
+
+    def test_template_that_the_system_refuses(self) -> None:
+        """The supervisor tries again a second later."""
+        self.made[-1].end()
+        self.refusal = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        self.templates[-1].kill()
+        with capturedLogs() as events:
+            self.reactor.advance(0)
+            self.reactor.advance(RESTART_PAUSE)
+        self.assertEqual([event["why"] for event in events], 2 * [self.refusal.strerror])
+        self.refusal = None
+        self.reactor.advance(RESTART_PAUSE)
+        self.assertEqual(len(self.templates), 2)
+        self.assertIs(self.made[-1].template, self.templates[-1])
+
+    def test_start_that_the_system_refuses(self) -> None:
+        """It is an error in one line, and leaves no directory."""
+        directory = self.mktemp()
+        os.mkdir(directory)
+        self.patch(supervisor, "_private_directory", lambda: directory)
+        self.refusal = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        error = self.assertRaises(CannotStart, self.make_supervisor().startService)
+        self.assertEqual(str(error), "could not start workers: Resource temporarily unavailable")
+        self.assertFalse(os.path.exists(directory))
 
     def test_spare_process(self) -> None:
         """A spare process that ends while the restart of one is pending is replaced once."""

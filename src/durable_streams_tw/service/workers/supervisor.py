@@ -45,6 +45,7 @@ from durable_streams_tw.service.workers.limits import (
     MAX_SILENCE,
     MAX_SOCKET_DIRECTORY,
     OWNER_STOP,
+    RESTART_PAUSE,
 )
 from durable_streams_tw.service.workers.parent import adopt_orphans, reap_orphans
 from durable_streams_tw.service.workers.restarts import RestartBackoff
@@ -152,13 +153,17 @@ class Supervisor(Service):
         self._notices = tuple(messages.PortNotice(*self._announcer.locate(*one)) for one in located)
         adopt_orphans()
         # Until the template runs, which removes the directory, the end of this process would leave
-        # the directory behind. The template unblocks the signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        # the directory behind. The template unblocks the signals.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self._directory = _private_directory()
             self._start_template()
+        except OSError as error:
+            self._binder.close()
+            self._remove_directory()
+            raise CannotStart(f"could not start workers: {error.strerror}") from None
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             self._workers = {name: self._spawn() for name in self._names()}
             # The fronts need an open store.
@@ -357,7 +362,18 @@ class Supervisor(Service):
     def _restart(self, name: str) -> None:
         del self._restarts[name]
         if name == TEMPLATE:
-            self._start_template()
+            try:
+                self._start_template()
+            except OSError as error:
+                # Such as a lack of processes or memory, which may pass.
+                self._log.error(
+                    "{worker} could not be started: {why}; next attempt in {pause:g} s",
+                    worker=name,
+                    why=error.strerror,
+                    pause=RESTART_PAUSE,
+                )
+                self._restarts[name] = self._reactor.callLater(RESTART_PAUSE, self._restart, name)
+                return
             self._log.info("{worker} serves (process {pid})", worker=name, pid=self._template.pid)
         elif name != SPARE:
             self._waiting.append(name)

@@ -38,7 +38,7 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
     call_without_parent(int(supervisor), clean)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _import(reactor_module, *modules)
     pair = fork_workers(socket.socket(fileno=CONTROL))
     if pair is None:
