@@ -21,7 +21,11 @@ from types import ModuleType
 from typing import Final
 
 from durable_streams_tw.service.preload import preload
-from durable_streams_tw.service.workers.parent import await_adoption, call_without_parent
+from durable_streams_tw.service.workers.parent import (
+    await_adoption,
+    call_without_parent,
+    end_with_parent,
+)
 from durable_streams_tw.service.workers.worker_process import CONTROL
 
 _REACTOR: Final = "twisted.internet.reactor"
@@ -87,7 +91,10 @@ def fork_workers(control: socket.socket) -> socket.socket | None:
         if os.fork():
             # The worker becomes an orphan, which the supervisor adopts.
             os._exit(0)
+        # A process that is suspended during the adoption must continue when the supervisor ends.
+        end_with_parent(signal.SIGCONT)
         await_adoption(child)
+        end_with_parent(signal.SIGKILL)
         control.close()
         return pair
 

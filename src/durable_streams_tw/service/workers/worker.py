@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from contextlib import suppress
 from typing import Any
@@ -19,7 +18,6 @@ from durable_streams_tw.service.log_output import filtered
 from durable_streams_tw.service.workers import messages, roles
 from durable_streams_tw.service.workers.limits import HEARTBEAT_PERIOD, METRICS_PERIOD
 from durable_streams_tw.service.workers.log_relay import LogRelay
-from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.telemetry.metric_samples import Samples
 
 
@@ -129,7 +127,6 @@ class Worker:
 
 def run_worker(reactor: Any, pair: socket.socket) -> None:
     """Wait for an assignment and carry it out. Return at once if the supervisor ends before."""
-    end_with_parent(signal.SIGKILL)
     try:
         messages.write_message(pair, messages.Started(os.getpid()))
         assignment = messages.read_message(pair, messages.decode_for_worker)
