@@ -6,7 +6,6 @@ import http.client
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from threading import Event, Thread
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.test_kill import ROUNDS, SEED
+from tests.ports import await_port, free_port
 from tests.storage.durable.store_case import scratch_directory
 from tests.storage.fsck_assertions import assert_sound_directory
 
@@ -31,10 +31,7 @@ class Server:
     """
 
     def __init__(self, directory: str, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        started = time.monotonic()
+        self.port = free_port()
         self._log = os.path.join(os.path.dirname(directory), "log")
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
@@ -47,14 +44,7 @@ class Server:
                 stderr=log,
                 env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
-        while True:
-            assert self._process.poll() is None, self.log()
-            assert time.monotonic() < started + _STARTS_IN, self.log()
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.01)
+        await_port(self.port, self._process, self.log)
 
     def log(self) -> str:
         """Return the log."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
-from tests.ports import free_port
+from tests.ports import await_port, free_port
 from tests.proxies.proxies import program
 from tests.service.black_box import PATIENCE, ROOT, command, environment
 
@@ -80,7 +79,7 @@ class Node:
     def await_ready(self) -> None:
         """Wait until the node is ready."""
         assert self._process is not None, "the node was not started"
-        await_port(self.port, self._process, self.logfile)
+        await_port(self.port, self._process, self.logfile.read_text)
         # The port is open before the store is.
         while ask(self.port, "GET", "/-/ready").status != 200:
             time.sleep(0.05)
@@ -137,20 +136,6 @@ def ask(
         connection.close()
 
 
-def await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a process accepts connections at a port."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        else:
-            return
-
-
 @contextmanager
 def round_robin(directory: Path, ports: Sequence[int]) -> Iterator[int]:
     """Run the documented HAProxy in front of two nodes; yield its port.
@@ -180,7 +165,7 @@ def round_robin(directory: Path, ports: Sequence[int]) -> Iterator[int]:
             stderr=subprocess.STDOUT,
         )
     try:
-        await_port(port, process, log)
+        await_port(port, process, log.read_text)
         yield port
     finally:
         process.kill()

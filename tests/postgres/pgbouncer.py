@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import SkipTest
 
-from tests.ports import free_port
-from tests.postgres.cluster import START_SECONDS, USER, Cluster, unprivileged_user
+from tests.ports import await_port, free_port
+from tests.postgres.cluster import USER, Cluster, unprivileged_user
 
 _CONFIGURATION = """[databases]
 * = host=127.0.0.1 port={server} user={user}
@@ -42,20 +40,8 @@ def pgbouncer(cluster: Cluster, mode: str) -> Iterator[int]:
         [program, "--quiet", str(file)], user=unprivileged_user(), stderr=subprocess.DEVNULL
     )
     try:
-        _wait_for(process, port)
+        await_port(port, process, lambda: "PgBouncer does not run")
         yield port
     finally:
         process.kill()
         process.wait()
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        assert process.poll() is None and time.monotonic() < deadline, "PgBouncer does not run"
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import ClassVar
 
-from tests.ports import free_port
+from tests.ports import await_port, free_port
 from tests.service.pem import cached_pem
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to" / "proxies"
@@ -81,10 +79,7 @@ class Proxy:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + PATIENCE
-        while not self._takes_connections():
-            assert self._process.poll() is None and time.monotonic() < deadline, self.log
-            time.sleep(0.02)
+        await_port(self.port, self._process, lambda: self.log)
 
     def reload(self) -> None:
         """Let the proxy read its configuration and certificates again."""
@@ -106,13 +101,6 @@ class Proxy:
     def log(self) -> str:
         """Return the log."""
         return (self.directory / "log").read_text("utf-8", "replace")
-
-    def _takes_connections(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-        except ConnectionRefusedError:
-            return False
-        return True
 
 
 class Nginx(Proxy):

@@ -34,6 +34,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from threading import Event, Thread
 
+from tests.ports import free_port
 from tests.service.black_box import PATIENCE, ROOT, Foreground
 from tests.service.workers.server import children_of, is_running, workers_in
 
@@ -161,9 +162,7 @@ class Server:
     """Server with workers, which is started again when its supervisor is killed."""
 
     def __init__(self, directory: Path, workers: int, store: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.temporary = directory / "tmp"
         self.temporary.mkdir()
         self._directory = directory

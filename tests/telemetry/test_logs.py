@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +35,7 @@ from durable_streams_tw.telemetry.health import Ready
 from durable_streams_tw.telemetry.logs import JSONLog, LineWriter, entry, line_of, open_json_log
 from durable_streams_tw.telemetry.metrics import Metrics
 from tests.http.server_fixture import MORNING, Client, at_once
+from tests.ports import free_port
 from tests.service.black_box import PATIENCE, Foreground, command
 
 CANARY = "k4n4rienv0gel"
@@ -406,8 +406,7 @@ class ServedTests(TestCase):
             self.skipTest("this system has no disk that is always full")
         directory = Path(self.mktemp())
         directory.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         where = ("--interface", "127.0.0.1", "--port", str(port))
         for form in ("json", "text"):
             log = ("--logfile", "/dev/full", "--pidfile=", "-n", "durable-streams")

@@ -15,6 +15,7 @@ from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from unittest import SkipTest
 
+from tests.ports import free_port
 from tests.service.black_box import PATIENCE, ROOT, Daemon, Foreground, ask, environment, run
 from tests.service.pem import cached_pem, endpoint
 from tests.service.test_twistd import wait_for
@@ -148,9 +149,7 @@ class ServerTests(WorkersTestCase):
         """
         (self.directory / "sitecustomize.py").write_text(_LOOP_ON_SIGNAL)
         path = os.pathsep.join((str(self.directory), environment()["PYTHONPATH"]))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         where = ("--data-dir", "data", "--listen", f"tcp:{port}:interface=127.0.0.1")
         with self.serve(*where, variables={"PYTHONPATH": path}) as first:
             self.assertEqual(ask(port, "PUT", "a", b"x")[0], 201)
@@ -221,9 +220,7 @@ class ConsoleTests(WorkersTestCase):
 
     def test_console(self) -> None:
         """Each front lists all streams, and the last error of a webhook that the owner called."""
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+        url = f"http://127.0.0.1:{free_port()}/"
         hook = {"type": "webhook", "pattern": "a/*", "webhook": {"url": url}}
         with self.serve("--console") as server:
             port = server.port
