@@ -25,29 +25,23 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from threading import Event, Thread
+from threading import Event
 from typing import Final
 
 from durable_streams_tw.storage.admin.verify import check_directory
 from tests.crash.faulty_files import SHORT, Call, FaultyFiles
-from tests.crash.test_server_kill import Server
+from tests.crash.server import PATIENCE, Producer, Server
 from tests.storage.durable.store_case import scratch_directory
 
-_PRODUCERS = 4
-_TIMEOUT = 30.0
+_PRODUCERS = ("p0", "p1", "p2", "p3")
 _RIGHT = {200, 204, 503, 507}
 
 # Restarts take a second each, about as long as the rest of the sweep.
 _RESTART_EVERY = 12
 
 TIMES: Final = ("once", "five times", "seconds")
-
-
-class WrongResponse(AssertionError):
-    """Wrong response of the server."""
 
 
 @dataclass(frozen=True)
@@ -95,39 +89,23 @@ def faults() -> list[Fault]:
 
 
 @dataclass
-class _Producer:
+class _Producer(Producer):
     """Client that retries each message until it is acknowledged."""
 
-    name: str
-    acknowledged: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     broken: str = ""
 
     def run(self, port: int, go_on: Event) -> None:
         """Append until `stop`."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
             while go_on.is_set():
-                self.statuses[self._post(connection)] += 1
+                self.statuses[self.post(connection)] += 1
                 time.sleep(0.005)
         except (OSError, http.client.HTTPException) as error:
             self.broken = f"{type(error).__name__}: {error}"
         finally:
             connection.close()
-
-    def _post(self, connection: http.client.HTTPConnection) -> int:
-        body = f"{self.acknowledged};".encode()
-        fields = {
-            "Content-Type": "text/plain",
-            "Producer-Id": self.name,
-            "Producer-Epoch": "0",
-            "Producer-Seq": str(self.acknowledged),
-        }
-        connection.request("POST", f"/v1/stream/{self.name}", body, fields)
-        response = connection.getresponse()
-        response.read()
-        self.acknowledged += response.status in (200, 204)
-        return response.status
 
 
 class Sweep:
@@ -139,19 +117,17 @@ class Sweep:
         self._scratch = scratch_directory()
         self._directory = os.path.join(self._scratch, "data")
         self.layer = FaultyFiles(self._scratch, self._directory, traced=False)
-        self._producers = [_Producer(f"p{number}") for number in range(_PRODUCERS)]
+        self._producers = [_Producer(name, name) for name in _PRODUCERS]
         self.slowest = 0.0
         self._server = Server(self._directory, **self.layer.environment)
         for producer in self._producers:
-            status, _ = self._request("PUT", f"/v1/stream/{producer.name}")
+            status, _, _ = self._server.request("PUT", f"/v1/stream/{producer.path}")
             assert status == 201, status
 
     def finish(self) -> None:
-        """Stop the server and check its store. Raises `WrongResponse`."""
+        """Stop the server and check its store. Raises `AssertionError`."""
         self.restart()
         self._server.stop()
-        if "Traceback" in self._server.log():
-            raise WrongResponse(self._server.log()[-4000:])
 
     def close(self) -> None:
         """Kill everything."""
@@ -160,11 +136,11 @@ class Sweep:
         shutil.rmtree(self._scratch)
 
     def restart(self) -> None:
-        """Kill the server, check the store, start again, compare. Raises `WrongResponse`."""
+        """Kill the server, check the store, start again, compare. Raises `AssertionError`."""
         self._server.kill()
         findings = list(check_directory(self._directory, deep=True))
         if findings:
-            raise WrongResponse(f"check: {findings[:3]}")
+            raise AssertionError(f"check: {findings[:3]}")
         self._server = Server(self._directory, **self.layer.environment)
         self._compare()
 
@@ -173,38 +149,25 @@ class Sweep:
         return self._server.log()
 
     def run(self, fault: Fault) -> None:
-        """Inject a fault and check the responses. Raises `WrongResponse`."""
+        """Inject a fault and check the responses. Raises `AssertionError`."""
         for producer in self._producers:
             producer.statuses.clear()
-        with self._load():
-            ready = self._fail(fault)
-            ended = time.monotonic()
-            counts = sum((producer.statuses for producer in self._producers), Counter[int]())
-            self._await_service(ended)
+        with self._server.load(self._producers):
+            try:
+                ready = self._fail(fault)
+                ended = time.monotonic()
+                counts = sum((producer.statuses for producer in self._producers), Counter[int]())
+                self._await_service(ended)
+            finally:
+                self.layer.mend()
         if not set(counts) <= _RIGHT:
-            raise WrongResponse(f"answers: {dict(counts)}")
+            raise AssertionError(f"answers: {dict(counts)}")
         if fault.times == "seconds" and not counts[200] + counts[204] and 503 not in ready:
-            raise WrongResponse(f"nothing was written, and readiness said {sorted(ready)}")
+            raise AssertionError(f"nothing was written, and readiness said {sorted(ready)}")
         broken = [producer.broken for producer in self._producers if producer.broken]
         if broken:
-            raise WrongResponse(f"connections broke: {broken}")
+            raise AssertionError(f"connections broke: {broken}")
         self._compare()
-
-    @contextmanager
-    def _load(self) -> Iterator[None]:
-        go_on = Event()
-        go_on.set()
-        port = self._server.port
-        threads = [Thread(target=one.run, args=(port, go_on)) for one in self._producers]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.layer.mend()
-            go_on.clear()
-            for thread in threads:
-                thread.join()
 
     def _fail(self, fault: Fault) -> set[int]:
         """Inject the fault until it has ended, and return the readiness responses."""
@@ -216,50 +179,37 @@ class Sweep:
         # Some calls are rare and may not occur.
         until = time.monotonic() + self._seconds
         while time.monotonic() < until and self.layer.hits() != count:
-            ready.add(self._request("GET", "/-/ready")[0])
+            ready.add(self._server.request("GET", "/-/ready")[0])
             time.sleep(0.1)
         self.layer.mend()
         return ready
 
     def _await_service(self, ended: float) -> None:
+        request = self._server.request
+
         def serves() -> bool:
             for producer in self._producers:
-                fields = {"Content-Type": "text/plain"}
-                path = f"/v1/stream/plain-{producer.name}"
-                if self._request("PUT", path, fields)[0] not in (200, 201):
+                path = f"/v1/stream/plain-{producer.path}"
+                if request("PUT", path)[0] not in (200, 201):
                     return False
-                if self._request("POST", path, fields, b"x")[0] != 204:
+                if request("POST", path, b"x")[0] != 204:
                     return False
-                if self._request("GET", f"/v1/stream/{producer.name}")[0] != 200:
+                if request("GET", f"/v1/stream/{producer.path}")[0] != 200:
                     return False
-            return self._request("GET", "/-/ready")[0] == 200
+            return request("GET", "/-/ready")[0] == 200
 
         while not serves():
             if time.monotonic() - ended > self._within:
-                raise WrongResponse(f"no full service {self._within} s after the end of the fault")
+                raise AssertionError(f"no full service {self._within} s after the end of the fault")
             time.sleep(0.02)
         self.slowest = max(self.slowest, time.monotonic() - ended)
 
     def _compare(self) -> None:
         for producer in self._producers:
-            status, content = self._request("GET", f"/v1/stream/{producer.name}")
-            numbers = content.split(b";")[:-1]
-            if status != 200 or numbers != [b"%d" % number for number in range(len(numbers))]:
-                raise WrongResponse(f"{producer.name}: {status}, {content[-100:]!r}")
+            stored = producer.stored(self._server)
             # The last append may have been applied without a response.
-            if not producer.acknowledged <= len(numbers) <= producer.acknowledged + 1:
-                raise WrongResponse(f"{producer.name}: {len(numbers)} of {producer.acknowledged}")
-
-    def _request(
-        self, method: str, path: str, fields: dict[str, str] | None = None, body: bytes = b""
-    ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=_TIMEOUT)
-        try:
-            connection.request(method, path, body, fields or {"Content-Type": "text/plain"})
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+            if not producer.acknowledged <= stored <= producer.acknowledged + 1:
+                raise AssertionError(f"{producer.name}: {stored} of {producer.acknowledged}")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -283,7 +233,7 @@ def main(arguments: Sequence[str]) -> int:
                 sweep.finish()
             elif number % _RESTART_EVERY == 0:
                 sweep.restart()
-        except WrongResponse as wrong:
+        except AssertionError as wrong:
             failed += 1
             said = f"WRONG: {wrong}"
             if options.log:

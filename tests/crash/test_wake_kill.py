@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import shutil
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
-
-from tests.crash.test_server_kill import Server
-from tests.storage.durable.store_case import scratch_directory
+from tests.crash.server import Server, ServerCase
 from tests.storage.fsck_assertions import assert_sound_directory
 from tests.subscriptions.test_keyring import verify
 
@@ -67,13 +62,11 @@ class Receiver:
         self._thread.join()
 
 
-class WakeKillTests(SynchronousTestCase):
+class WakeKillTests(ServerCase):
     """Acknowledged cursors never move back, no wake is lost, and stale tokens are refused."""
 
     def setUp(self) -> None:
-        scratch = scratch_directory()
-        self.addCleanup(shutil.rmtree, scratch)
-        self.directory = os.path.join(scratch, "data")
+        super().setUp()
         self.server = Server(self.directory)
 
     def kill(self) -> None:
