@@ -109,7 +109,7 @@ class ReadHandler:
     def _content(
         self, chunk: Chunk, request: Request, query: ReadQuery
     ) -> Response | Deferred[Response]:
-        state = chunk.state
+        state, end = chunk.state, chunk.end
         content_type = state.content_type
         request_headers = request.headers
         common = self._response_headers.common(_origin(request))
@@ -118,7 +118,7 @@ class ReadHandler:
         )
         gzips = compressible and caching.accepts_gzip(request_headers.get(headers.ACCEPT_ENCODING))
         cursor = None if query.live is None else self._cursor(query)
-        own = responses.read_headers(state, chunk.end, cursor)
+        own = responses.read_headers(state, end, cursor)
         if compressible:
             own.append(compression.VARY)
         if query.offset == NOW:
@@ -127,13 +127,8 @@ class ReadHandler:
             require_match(request_headers.get(headers.IF_MATCH))
         else:
             complete = state.closed and chunk.at_tail
-            tag = caching.etag(
-                incarnation(state, chunk.end),
-                chunk.start,
-                chunk.end,
-                complete,
-                "gzip" if gzips else "",
-            )
+            encoding = "gzip" if gzips else ""
+            tag = caching.etag(incarnation(state, end), chunk.start, end, complete, encoding)
             own.append((headers.H_ETAG, tag))
             own.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
             if headers.IF_MATCH in request_headers:
