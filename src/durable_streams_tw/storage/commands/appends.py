@@ -32,22 +32,22 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     outcome = transitions.append(state, known, command, now)
     if isinstance(outcome, Refusal) or outcome.duplicate:
         return outcome
-    if outcome.grew and not transaction.has_space:
-        return FULL
     after = outcome.state
-    if outcome.grew and lineage.newest_incarnation(after) < transaction.process_first_id:
-        # Without a new incarnation, an offset that a copy of this store returned for other bytes
-        # at the same position would be accepted here.
-        after = lineage.start_incarnation(after, transaction.new_id(), state.tail)
-        outcome = replace(outcome, state=after)
+    body = command.body
+    if body is not None:
+        if not transaction.has_space:
+            return FULL
+        if lineage.newest_incarnation(after) < transaction.process_first_id:
+            # Without a new incarnation, an offset that a copy of this store returned for other
+            # bytes at the same position would be accepted here.
+            after = lineage.start_incarnation(after, transaction.new_id(), state.tail)
+            outcome = replace(outcome, state=after)
     transaction.save(after)
     if claim is not None and outcome.producer is not None:
         transaction.save_producer(state.id, claim.id, outcome.producer)
-    data = b""
-    if command.body is not None:
-        data = command.body.data
-        transaction.append(after, state.tail, command.body)
-    transaction.changes.append(Change(after, state.tail, data))
+    if body is not None:
+        transaction.append(after, state.tail, body)
+    transaction.changes.append(Change(after, state.tail, b"" if body is None else body.data))
     return outcome
 
 

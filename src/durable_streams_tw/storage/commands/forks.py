@@ -61,11 +61,10 @@ class Counting(Struct, frozen=True):
     step: forks.RemainingMessages
 
 
-def needs_count(command: object) -> bool:
+def needs_count(command: Create) -> bool:
     """Return whether messages may have to be counted before a command is carried out."""
-    if not isinstance(command, Create) or command.fork is None:
-        return False
-    return command.fork.sub_offset > 0 and command.fork.counted is None
+    fork = command.fork
+    return fork is not None and fork.sub_offset > 0 and fork.counted is None
 
 
 def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Created | Refusal:

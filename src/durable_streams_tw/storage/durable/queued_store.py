@@ -98,8 +98,7 @@ class QueuedStore(api.ObservedStore):
             return
         self._queued += 1
         self._queued_bytes += size
-        if forks.needs_count(command):
-            assert isinstance(command, Create)
+        if isinstance(command, Create) and forks.needs_count(command):
             self._counter.count(command, partial(self._prepared, size, callback))
         elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:
             checked = self._submit_read(partial(self._check_acks, command))

@@ -148,8 +148,7 @@ class MemoryStore(api.ObservedStore):
 
     def execute(self, command: api.Command, callback: Callable[[api.Outcome], object]) -> None:
         """Carry out a command and call ``callback`` with its outcome."""
-        if forks.needs_count(command):
-            assert isinstance(command, Create)
+        if isinstance(command, Create) and forks.needs_count(command):
             self._counter.count(command, partial(self._counted, callback))
         else:
             self._apply(command, callback)
