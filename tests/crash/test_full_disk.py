@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -21,6 +20,7 @@ from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import LOCK_FILE
 from tests.crash.load import read
 from tests.crash.processes import DriverProcess
+from tests.service.black_box import run_python
 from tests.storage.durable.store_case import DurableStoreCase, scratch_directory
 from tests.storage.fsck_assertions import assert_sound_directory
 from tests.storage.store_case import post, put
@@ -192,13 +192,7 @@ class _FullDisk(DurableStoreCase, SynchronousTestCase):
             "try: LMDBEngine(sys.argv[1])\n"
             "except StoreUnusable as error: print(error)\n"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", script, self.directory],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            check=True,
-        )
+        done = run_python(script, self.directory)
         self.assertIn("cannot be written: the disk is full", done.stdout)
         self.vacate()
         self.store = self.open_store()

@@ -147,12 +147,16 @@ class BeginningTests(LiveTestCase):
         self.assertTrue(verifyObject(IPushProducer, sink.producer))
 
 
-class FollowingTests(LiveTestCase):
-    """Subscribers that are caught up."""
+class StreamTestCase(LiveTestCase):
+    """Test case with an empty stream."""
 
     def setUp(self) -> None:
         super().setUp()
         self.create()
+
+
+class FollowingTests(StreamTestCase):
+    """Subscribers that are caught up."""
 
     def test_bursts_are_few_writes(self) -> None:
         """Two hundred appends in one turn are one write per subscriber."""
@@ -372,12 +376,11 @@ class FollowingTests(LiveTestCase):
         self.assertNothingLeft()
 
 
-class TextTests(LiveTestCase):
+class TextTests(StreamTestCase):
     """Characters and line ends split between two appends."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.create()
         self.sink = self.subscribe()
         self.turn()
 
@@ -455,12 +458,11 @@ class TextTests(LiveTestCase):
         self.assertEqual(len(self.sink.events), 3)
 
 
-class CursorTests(LiveTestCase):
+class CursorTests(StreamTestCase):
     """Cursors (PROTOCOL.md §10.1)."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.create()
         self.current = interval_at(BEGAN)
 
     def cursors(self, sink: RecordingSink) -> list[int]:
@@ -511,12 +513,8 @@ class CursorTests(LiveTestCase):
         self.assertIs(sinks[2].writes[-1], sinks[3].writes[-1])
 
 
-class PausingTests(LiveTestCase):
+class PausingTests(StreamTestCase):
     """Back-pressure."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.create()
 
     def test_a_paused_reader_is_sent_nothing(self) -> None:
         """After resuming it continues at its own position."""
@@ -803,12 +801,11 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.controls[-1], control(7))
 
 
-class SilenceTests(LiveTestCase):
+class SilenceTests(StreamTestCase):
     """Comments and reconnects."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.create()
         self.sink = self.subscribe()
         self.turn()
 
@@ -906,12 +903,8 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(late.position, 0)
 
 
-class EndingTests(LiveTestCase):
+class EndingTests(StreamTestCase):
     """Clients that disconnect, sinks and stores that fail, servers that stop."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.create()
 
     def test_client_disconnects(self) -> None:
         """All resources are released, without a call to the sink."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +26,7 @@ from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE
+from tests.service.black_box import run_python
 from tests.storage.command_builders import fork
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.store_case import post, put
@@ -422,12 +421,7 @@ class InspectionTests(StoreFileCase):
             "print(list(check_directory(sys.argv[1], deep=True)))\n"
         )
         for expected in (5, 6):
-            done = subprocess.run(
-                [sys.executable, "-c", script, self.directory],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
+            done = run_python(script, self.directory)
             self.assertEqual(done.stdout.split("\n")[:2], [f"{os.getpid()} {expected}", "[]"], done)
             self.created(put(f"another{expected}"))
         self.result(self.store.close())

@@ -44,16 +44,16 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
     def test_copied_directory(self) -> None:
         """A directory copied while the server is stopped."""
         self.created(put(raw=b"0123"))
-        self.result(self.store.close())
-        copy = self.directory + ".copy"
-        shutil.copytree(self.directory, copy)
-        self.store = self.open_store()
-        self.check_copies(copy)
+        self.check_copied_directory()
 
     def test_copied_with_a_stopped_clock(self) -> None:
         """Two copies with the same clock and counter create different ids."""
         self.created(put(raw=b"0123"))
         self.now -= 1_000_000_000
+        self.check_copied_directory()
+
+    def check_copied_directory(self) -> None:
+        """Copy the directory while the store is closed, and check the copies."""
         self.result(self.store.close())
         copy = self.directory + ".copy"
         shutil.copytree(self.directory, copy)

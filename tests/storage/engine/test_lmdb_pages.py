@@ -7,14 +7,13 @@ import os
 import random
 import shutil
 import struct
-import subprocess
-import sys
 
 import lmdb
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, used_end
 from durable_streams_tw.storage.files import DATA_FILE
+from tests.service.black_box import run_python
 from tests.storage.durable.store_case import scratch_directory
 
 _PAGE = 4096
@@ -85,12 +84,7 @@ class CutShortTests(SynchronousTestCase):
 
     def open_cut(self, sizes: list[int]) -> list[int | str]:
         """Open it truncated to some sizes. Return the bytes of its values, or the error."""
-        done = subprocess.run(
-            [sys.executable, "-c", _OPEN, json.dumps([self.store, *sizes])],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )
+        done = run_python(_OPEN, json.dumps([self.store, *sizes]))
         self.assertEqual(done.returncode, 0, done.stderr)
         found: list[int | str] = json.loads(done.stdout)
         return found
