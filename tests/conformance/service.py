@@ -74,7 +74,7 @@ def _await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
             time.sleep(0.05)
         else:
             return
-    raise ServiceFault(f"nobody listens after {START_SECONDS:.0f} s")
+    raise ServiceFault(f"the service accepts no connections after {START_SECONDS:.0f} s")
 
 
 def _read_log(log: Path, start: int) -> None:

@@ -101,6 +101,7 @@ RUN_BY = {
     "docs/how-to/sizing.md": {"sh": f"{_OPERATORS}.SizingTests.test_doctor"},
     "docs/how-to/systemd.md": {
         "include": _UNITS,
+        "ini": "tests.packaging.test_systemd.UnitTests.test_drop_in",
         "toml": "tests.service.test_systemd_notify.ManagedTests.test_socket_activation",
     },
     "docs/how-to/tls.md": {

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from tests.examples.blocks import one
+
 _UNITS = Path(__file__).parents[2] / "docs" / "how-to" / "systemd"
 _COMMAND = "/opt/durable-streams/bin/durable-streams-server"
 # Out of ten. The rest is network access, and memory that is writable and executable.
@@ -54,6 +56,17 @@ class UnitTests(SynchronousTestCase):
             # It also checks the units that this one depends on.
             ours = [line for line in said if "durable-streams" in line]
             self.assertEqual(ours, [])
+
+    def test_drop_in(self) -> None:
+        """systemd knows the settings of the drop-in, and names one that it does not know."""
+        place = self.directory / "durable-streams.service.d"
+        place.mkdir()
+        text = one("docs/how-to/systemd.md", "ini")
+        for added, named in (("", 0), ("Nonsense=1", 1)):
+            (place / "override.conf").write_text(f"{text}{added}\n", "utf-8")
+            path = str(self.directory / "durable-streams.service")
+            said = self.analyze("verify", "--man=no", path).splitlines()
+            self.assertEqual(len([line for line in said if "override.conf" in line]), named, said)
 
     def test_hardened(self) -> None:
         """systemd's exposure score of the service is low."""

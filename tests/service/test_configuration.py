@@ -156,7 +156,7 @@ class ConfigurationTests(SynchronousTestCase):
         chosen = load_configuration({"data-dir": ("/d",)}, {"DURABLE_STREAMS_DATABASE": url}, None)
         self.assertEqual((chosen["database"], chosen["data-dir"]), (None, "/d"))
         self.assertEqual(
-            storage_name(chosen), "/d (the database of DURABLE_STREAMS_DATABASE is not used)"
+            storage_name(chosen), "/d, not in the database of DURABLE_STREAMS_DATABASE"
         )
         self.assertEqual(
             self.refused({"data-dir": ("/d",), "database": (url,)}),

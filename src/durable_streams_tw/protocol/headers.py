@@ -102,7 +102,7 @@ def parse_count(name: str, value: bytes) -> int:
 
 def parse_ttl(value: bytes) -> int:
     """Return a Stream-TTL in seconds (§5.1). Raises `Refused` (MALFORMED_FIELD)."""
-    seconds = parse_integer("Stream-TTL", value)
+    seconds = parse_integer("Stream-TTL (seconds)", value)
     if seconds > MAX_TTL:
         raise malformed(f"Stream-TTL must be at most {MAX_TTL} seconds")
     return seconds

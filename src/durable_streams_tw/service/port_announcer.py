@@ -83,7 +83,7 @@ def storage_name(configuration: Configuration) -> str:
         return "PostgreSQL"
     directory: str | None = configuration["data-dir"]
     if configuration.overridden_by("database"):
-        return f"{directory} (the database of {configuration.origin('database')} is not used)"
+        return f"{directory}, not in the database of {configuration.origin('database')}"
     return directory or "memory (lost at exit: use --data-dir to keep streams)"
 
 

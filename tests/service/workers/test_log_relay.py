@@ -75,7 +75,7 @@ class LogRelayTests(SynchronousTestCase):
         """While the supervisor does not read, events are dropped and later counted."""
         self.relay.pauseProducing()
         for _ in range(5):
-            self.log.info("nobody reads this")
+            self.log.info("not read")
         self.assertEqual(self.deliver(), [])
         self.relay.resumeProducing()
         self.log.info("again")

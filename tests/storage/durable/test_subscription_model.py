@@ -250,7 +250,7 @@ class SubscriptionModelTests(SynchronousTestCase):
             now = after.get(name)
             if now is not None and now.number == state.number:
                 self.assertGreaterEqual(now.generation, state.generation)
-        anew = {command.path for command in commands if hasattr(command, "path")}
+        repeated = {command.path for command in commands if hasattr(command, "path")}
         for key, acked in world.cursors().items():
-            if key in cursors and key[1] not in anew:
+            if key in cursors and key[1] not in repeated:
                 self.assertGreaterEqual(acked, cursors[key])

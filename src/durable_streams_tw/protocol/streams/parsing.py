@@ -87,7 +87,7 @@ def _parse_query(query: bytes) -> ReadQuery:
         if live is None:
             raise Refused(Problem.MALFORMED_REQUEST, "live must be 'long-poll' or 'sse'")
         if "offset" not in given:
-            raise Refused(Problem.MALFORMED_OFFSET, "a live read requires an offset")
+            raise Refused(Problem.MALFORMED_OFFSET, "a live read requires an offset: -1 or now")
     offset = parse_offset(given["offset"]) if "offset" in given else START
     cursor = given.get("cursor")
     return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)

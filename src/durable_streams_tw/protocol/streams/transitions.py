@@ -166,7 +166,8 @@ def _mismatch(state: StreamState, content_type: str | None) -> Refusal | None:
         return Refusal(Problem.MALFORMED_FIELD, "an append with a body requires a Content-Type")
     if not content_types.same(state.content_type, content_type):
         return Refusal(
-            Problem.CONTENT_TYPE_MISMATCH, f"the stream's content type is {state.content_type}"
+            Problem.CONTENT_TYPE_MISMATCH,
+            f"the stream's content type is {state.content_type}, not {content_type}",
         )
     return None
 
