@@ -23,10 +23,14 @@ ranges. Every run is verified: no response was an error, every acknowledged appe
 afterwards, every subscriber got every append once. Compare ratios rather than absolute numbers,
 which depend on the machine.
 
-"Durable" is what each server means by it; for this one see [Durability](durability.md).
+- *ours*: this server in one process; for several see [workers](how-to/workers.md#figures)
+- *ours, Klein and twisted.web*: with `--no-fast-channel`, the server of [embedding](embedding.md)
+- *ours, PostgreSQL*: one node, on a database of the same machine
+- *Node reference*: `@durable-streams/server`, the reference server of the protocol
+- *Caddy plugin (Go)*: `packages/caddy-plugin` of the protocol's repository
+- *Rust server*: `packages/durable-streams-rust` of the repository `electric-sql/electric`
 
-This server runs as one process here. For several see the figures of
-[workers](how-to/workers.md#figures), with estimates for 4 and 8 cores.
+"Durable" is what each server means by it; for this one see [Durability](durability.md).
 """
 
 HOW = """\
