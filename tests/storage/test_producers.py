@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.streams.producers import Generation
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.durable.store import DurableStore
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord, producer_key
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.command_builders import append, create, delete
@@ -114,8 +114,8 @@ class ProducerRecordTests(CommitterCase):
             self.engine.content[key] = codec.seal(key, b"\x92\x00\x00")
         key = codec.stream_key(state.id)
         with self.engine.snapshot() as view:
-            old = codec.unpack_stream(key, bytes(view.get(key) or b""))
-        packed = codec.pack_stream(StreamRecord(old.state, old.indexed_at, old.last_start))
+            old = tables.STREAMS.unpack(key, bytes(view.get(key) or b""))
+        packed = tables.STREAMS.pack(StreamRecord(old.state, old.indexed_at, old.last_start))
         # A record of three fields: the last one is the generation.
         self.engine.content[key] = codec.seal(key, b"\x93" + packed[1:-3])
         self.restart()

@@ -24,7 +24,7 @@ from durable_streams_tw.storage.admin.stats import count
 from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
 from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.durable.store import DurableStore
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.wal import checkpoint
@@ -241,7 +241,7 @@ class BegunAheadTests(SynchronousTestCase):
             tails = {
                 state.path: state.tail
                 for key, value in view.scan(*codec.STREAMS)
-                for state in [codec.unpack_stream(bytes(key), value).state]
+                for state in [tables.STREAMS.unpack(bytes(key), value).state]
             }
             return view.version, tails
 

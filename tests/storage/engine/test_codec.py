@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.limits import MAX_PATH, MAX_TOKEN
 from durable_streams_tw.protocol.streams.producers import ProducerClaim, ProducerState
 from durable_streams_tw.protocol.streams.state import ForkPoint, Lifetime, StreamState
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import Meta, StreamRecord
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
@@ -54,15 +54,15 @@ class ValueTests(SynchronousTestCase):
     @given(stream_records)
     def test_stream(self, record: StreamRecord) -> None:
         key = codec.stream_key(record.state.id)
-        value = codec.seal(key, codec.pack_stream(record))
-        self.assertEqual(codec.unpack_stream(key, value), record)
+        value = codec.seal(key, tables.STREAMS.pack(record))
+        self.assertEqual(tables.STREAMS.unpack(key, value), record)
 
     @given(ids, counts, counts)
     def test_producer(self, stream_id: int, epoch: int, seq: int) -> None:
         key = producer_key(stream_id, "p")
         state = ProducerState(epoch, seq)
-        value = codec.seal(key, codec.pack_producer(state))
-        self.assertEqual(codec.unpack_producer(key, value), state)
+        value = codec.seal(key, tables.PRODUCERS.pack(state))
+        self.assertEqual(tables.PRODUCERS.unpack(key, value), state)
 
     @given(ids, positions, st.integers(0, 3), st.binary(max_size=300))
     def test_data(self, stream_id: int, position: int, flags: int, payload: bytes) -> None:
@@ -117,7 +117,7 @@ class ValueTests(SynchronousTestCase):
             token.encode(),
             ForkPoint(2**64 - 1, 10**16, path, 10**16, 2**53, 1000, True),
         )
-        value = codec.seal(b"s" * 9, codec.pack_stream(StreamRecord(state, 2**53, 10**16)))
+        value = codec.seal(b"s" * 9, tables.STREAMS.pack(StreamRecord(state, 2**53, 10**16)))
         self.assertLessEqual(len(value), MAX_RECORD)
 
     @given(keys, st.binary(max_size=50), st.data())
@@ -147,8 +147,8 @@ class ValueTests(SynchronousTestCase):
         sealed = codec.seal(key, value)
         for unpack in (
             codec.unseal,
-            codec.unpack_stream,
-            codec.unpack_producer,
+            tables.STREAMS.unpack,
+            tables.PRODUCERS.unpack,
             codec.unpack_data,
         ):
             for damaged in (value, sealed[:4], sealed[:3], b""):
@@ -159,7 +159,7 @@ class ValueTests(SynchronousTestCase):
         """A valid checksum over garbage raises `CorruptRecord`."""
         for payload in (b"", b"\xc1", b"\x91\x01", b"\x92\x01\xa1x", b"text"):
             value = codec.seal(b"key", payload)
-            for unpack in (codec.unpack_stream, codec.unpack_producer):
+            for unpack in (tables.STREAMS.unpack, tables.PRODUCERS.unpack):
                 with self.assertRaises(CorruptRecord):
                     unpack(b"key", value)
         with self.assertRaises(CorruptRecord):

@@ -132,7 +132,7 @@ def _check_stream(
 ) -> Iterator[Finding]:
     key = codec.stream_key(stream_id)
     try:
-        record: StreamRecord = codec.decode_stream(key, packed)
+        record: StreamRecord = tables.STREAMS.decode(key, packed)
     except CorruptRecord as corrupt:
         yield unreadable(corrupt)
         return

@@ -140,7 +140,7 @@ class _Side(Protocol):
 
     def digest(self, record: StreamRecord) -> bytes:
         """Return a digest of a stream's state, bytes and producers."""
-        digest = blake2b(codec.pack_stream(_portable(record)))
+        digest = blake2b(tables.STREAMS.pack(_portable(record)))
         # Both sides divide the bytes differently.
         for _, _, data in self.rows(record):
             digest.update(data)
@@ -162,7 +162,7 @@ class _DirectorySide(_Side):
 
     def streams(self, after: int) -> Iterator[StreamRecord]:
         for key, value in self._view.scan(codec.stream_key(after + 1), codec.STREAMS[1]):
-            yield codec.unpack_stream(bytes(key), value)
+            yield tables.STREAMS.unpack(bytes(key), value)
 
     def rows(self, record: StreamRecord) -> Iterator[Row]:
         state = record.state
@@ -179,7 +179,7 @@ class _DirectorySide(_Side):
         for key, value in self._view.scan(first, stop):
             generation, name = codec.parse_producer_key(bytes(key))
             if record.producers.remembers(generation):
-                found.append((name, generation, codec.unpack_producer(bytes(key), value)))
+                found.append((name, generation, tables.PRODUCERS.unpack(bytes(key), value)))
         return found
 
     def records(self, table: tables.Table[Any]) -> list[tuple[bytes, Any]]:
@@ -208,7 +208,7 @@ class _DatabaseSide(_Side):
     def streams(self, after: int) -> Iterator[StreamRecord]:
         query = "SELECT id, record FROM stream WHERE id > %s ORDER BY id"
         for number, record in self._pages(query, (), after):
-            yield codec.decode_stream(codec.stream_key(number), record)
+            yield tables.STREAMS.decode(codec.stream_key(number), record)
 
     def rows(self, record: StreamRecord) -> Iterator[Any]:
         query = (
@@ -381,7 +381,7 @@ def _insert(
         for record in group:
             state = record.state
             fork = None if state.fork is None else state.fork.source_id
-            packed = codec.pack_stream(_portable(record))
+            packed = tables.STREAMS.pack(_portable(record))
             write((state.id, state.path, packed, record.indexed_at, fork))
 
 
@@ -507,12 +507,12 @@ def _put_stream(batch: Any, source: _Side, record: StreamRecord) -> None:
         key = codec.data_key(state.id, last)
         batch.put(key, codec.pack_data(key, flags, data))
     for name, generation, producer in source.producers(record):
-        _put(batch, codec.producer_key(state.id, generation, name), codec.pack_producer(producer))
+        _put(batch, codec.producer_key(state.id, generation, name), tables.PRODUCERS.pack(producer))
     _put(batch, codec.path_key(state.path), codec.pack_path(state.path, state.id))
     if record.indexed_at is not None:
         batch.put(codec.deadline_key(record.indexed_at, state.id), b"")
     written = StreamRecord(state, record.indexed_at, last, record.producers)
-    _put(batch, codec.stream_key(state.id), codec.pack_stream(written))
+    _put(batch, codec.stream_key(state.id), tables.STREAMS.pack(written))
 
 
 # -- keys and errors ----------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from heapq import nlargest
 from msgspec import Struct
 
 from durable_streams_tw.protocol.subscriptions.state import Kind
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, scan_with_errors
 from durable_streams_tw.storage.errors import CorruptRecord
@@ -55,7 +55,7 @@ def count(view: View, top: int) -> StoreStatistics:
     largest: list[StreamSize] = []
     for raw, value in view.scan(*codec.STREAMS):
         try:
-            state = codec.unpack_stream(bytes(raw), value).state
+            state = tables.STREAMS.unpack(bytes(raw), value).state
         except CorruptRecord:
             found.unreadable += 1
             continue

@@ -26,7 +26,7 @@ def load_stream(view: View, stream_id: int) -> codec.StreamRecord | None:
     """Return the record of a stream. Raises `CorruptRecord`."""
     key = codec.stream_key(stream_id)
     value = view.get(key)
-    return None if value is None else codec.unpack_stream(key, value)
+    return None if value is None else tables.STREAMS.unpack(key, value)
 
 
 def load_state(view: View, stream_id: int) -> StreamState | None:

@@ -165,7 +165,7 @@ class BatchTransaction:
             key = codec.producer_key(stream_id, number, name)
             value = self._batch.get(key)
             if value is not None:
-                known = number, codec.unpack_producer(key, value)
+                known = number, tables.PRODUCERS.unpack(key, value)
                 self._written.producers.insert((stream_id, producer_id), known)
                 return known
         return None
@@ -451,13 +451,13 @@ class BatchTransaction:
             batch.delete(key)
         self._flush_data()
         for stream in self._dirty.values():
-            self._put(stream.key, codec.pack_stream(stream.record()))
+            self._put(stream.key, tables.STREAMS.pack(stream.record()))
         for (stream_id, producer_id), (number, producer) in self._dirty_producers.items():
             # A stream removed in this batch is not dirty: its producers must not be written.
             if stream_id in self._dirty:
                 name = codec.producer_name(producer_id)
                 key = codec.producer_key(stream_id, number, name)
-                self._put(key, codec.pack_producer(producer))
+                self._put(key, tables.PRODUCERS.pack(producer))
         for key, value in self._puts.items():
             batch.put(key, value)
         return self._flush_records() or bool(self._puts or self._deletes)

@@ -40,7 +40,6 @@ from zlib_ng.zlib_ng import crc32
 from durable_streams_tw.protocol.streams.producers import (
     FIRST_GENERATION,
     Generation,
-    ProducerState,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.engine.kv import Buffer
@@ -105,9 +104,6 @@ class StreamRecord(Struct, frozen=True, array_like=True, gc=False):
 
 
 _meta: Final = msgspec.json.Decoder(Meta)
-_packer: Final = msgspec.msgpack.Encoder()
-_stream: Final = msgspec.msgpack.Decoder(StreamRecord)
-_producer: Final = msgspec.msgpack.Decoder(ProducerState)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -308,38 +304,6 @@ def pack_path(path: str, stream_id: int) -> bytes:
 def unpack_path(payload: Buffer) -> int:
     """Return the stream id in a path's record."""
     return int.from_bytes(payload[:8], "big")
-
-
-def pack_stream(record: StreamRecord) -> bytes:
-    """Encode the payload of a stream's record."""
-    return _packer.encode(record)
-
-
-def unpack_stream(key: bytes, value: Buffer) -> StreamRecord:
-    """Decode a stream's sealed record. Raises `CorruptRecord`."""
-    return decode_stream(key, unseal(key, value))
-
-
-def decode_stream(key: bytes, payload: Buffer) -> StreamRecord:
-    """Decode the payload of a stream's record. Raises `CorruptRecord` with the key."""
-    try:
-        return _stream.decode(payload)
-    except msgspec.MsgspecError as error:
-        raise CorruptRecord(key, f"a stream record cannot be decoded ({error})") from None
-
-
-def pack_producer(state: ProducerState) -> bytes:
-    """Encode the payload of a producer's record."""
-    return _packer.encode(state)
-
-
-def unpack_producer(key: bytes, value: Buffer) -> ProducerState:
-    """Decode a producer's record. Raises `CorruptRecord`."""
-    payload = unseal(key, value)
-    try:
-        return _producer.decode(payload)
-    except msgspec.MsgspecError as error:
-        raise CorruptRecord(key, f"a producer record cannot be decoded ({error})") from None
 
 
 def pack_data(key: bytes, flags: int, payload: bytes) -> bytes:

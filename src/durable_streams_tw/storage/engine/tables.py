@@ -1,8 +1,8 @@
-"""Tables of subscription records, and access to them.
+"""Tables of records, and access to them.
 
-A store keeps values by table and key and does not interpret them. Keys sort as bytes. In `OWNED`
-tables they begin with the number of a subscription, so all its records lie in one key range, which
-`Transaction.remove_owned` deletes.
+A store keeps values of subscription tables by table and key and does not interpret them. Keys sort
+as bytes. In `OWNED` tables they begin with the number of a subscription, so all its records lie in
+one key range, which `Transaction.remove_owned` deletes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.subscriptions.state import (
     Cursor,
     ExplicitLink,
@@ -20,7 +21,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Subscription,
 )
 from durable_streams_tw.storage.api import RecordTable
-from durable_streams_tw.storage.engine.codec import unseal
+from durable_streams_tw.storage.engine.codec import StreamRecord, unseal
 from durable_streams_tw.storage.engine.kv import Buffer, View
 from durable_streams_tw.storage.errors import CorruptRecord
 
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 _MAX_NAME: Final = 440
 _HASHED_NAME_PREFIX: Final = 400
+
+_encoder: Final = msgspec.msgpack.Encoder()
 
 
 class StagedBody(msgspec.Struct, frozen=True, array_like=True):
@@ -51,12 +54,11 @@ class Table(Generic[T]):
     def __init__(self, prefix: bytes, kind: type[T], watched: bool = False) -> None:
         self.prefix = prefix
         self.watched = watched
-        self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(kind)
 
     def pack(self, value: T) -> bytes:
         """Encode a record."""
-        return self._encoder.encode(value)
+        return _encoder.encode(value)
 
     def unpack(self, key: bytes, value: Buffer) -> T:
         """Decode the sealed value of a full key (prefix included). Raises `CorruptRecord`."""
@@ -69,6 +71,12 @@ class Table(Generic[T]):
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise CorruptRecord(key, f"a record cannot be decoded ({error})") from None
 
+
+STREAMS: Final = Table(b"s", StreamRecord)
+"""Streams by id."""
+
+PRODUCERS: Final = Table(b"q", ProducerState)
+"""States of producers, by `codec.producer_key`."""
 
 SUBSCRIPTIONS: Final = Table(b"u", Subscription, watched=True)
 """Subscriptions by id."""

@@ -13,7 +13,7 @@ from durable_streams_tw.protocol.limits import MIB
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import RecordTable
 from durable_streams_tw.storage.durable.extent_reader import ExtentReader, Lookup, StoredRecord
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.tables import CURSORS, LINKS, SUBSCRIPTIONS
 from durable_streams_tw.storage.errors import CorruptRecord
@@ -53,7 +53,7 @@ AND position < %s ORDER BY position LIMIT %s"""
 
 def decode_stream(record: bytes) -> StreamRecord:
     """Decode the record of a row of `stream`. Raises `CorruptRecord`."""
-    return codec.decode_stream(b"stream", record)
+    return tables.STREAMS.decode(b"stream", record)
 
 
 def load_streams(

@@ -111,12 +111,12 @@ class LockedStream(Struct, gc=False):
 
     def record(self) -> bytes:
         """Return the record to write."""
-        return codec.pack_stream(StreamRecord(self.state, self.due, None, self.producers))
+        return tables.STREAMS.pack(StreamRecord(self.state, self.due, None, self.producers))
 
 
 def decode_row(tid: bytes, record: bytes) -> LockedStream:
     """Return a row that was locked. Raises `CorruptRecord`."""
-    found = codec.decode_stream(b"stream", record)
+    found = tables.STREAMS.decode(b"stream", record)
     return LockedStream(found.state, found.indexed_at, found.producers, tid)
 
 

@@ -22,7 +22,7 @@ from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed
@@ -135,7 +135,7 @@ class CheckTests(SynchronousTestCase):
         own = {name: fields.pop(name) for name in ("indexed_at", "last_start") if name in fields}
         key = codec.stream_key(record.state.id)
         changed = replace(record, state=replace(record.state, **fields), **own)
-        self.put(key, codec.pack_stream(changed))
+        self.put(key, tables.STREAMS.pack(changed))
 
     def data_keys(self, path: str) -> list[bytes]:
         first, behind = codec.stream_ranges(self.record(path).state.id)[0]
@@ -317,7 +317,7 @@ class CheckTests(SynchronousTestCase):
         record = self.record("empty")
         self.put(
             codec.stream_key(record.state.id),
-            codec.pack_stream(replace(record, state=replace(record.state, id=999))),
+            tables.STREAMS.pack(replace(record, state=replace(record.state, id=999))),
         )
         self.assertEqual(self.found(), {Flaw.STREAM, Flaw.PATH})
 

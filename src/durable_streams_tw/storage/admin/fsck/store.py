@@ -35,7 +35,7 @@ from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unread
 from durable_streams_tw.storage.admin.fsck.log import LogChecker
 from durable_streams_tw.storage.admin.fsck.subscriptions import SubscriptionChecker
 from durable_streams_tw.storage.durable import reader
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, SnapshotSource, View
 from durable_streams_tw.storage.engine.tables import STAGED, name_key, scan_with_errors
@@ -208,7 +208,7 @@ class _StoreChecker:
             stream_id = codec.unpack_integer(key[1:])
             self._greatest_id = max(self._greatest_id, stream_id)
             try:
-                record = codec.unpack_stream(key, value)
+                record = tables.STREAMS.unpack(key, value)
             except CorruptRecord as corrupt:
                 yield unreadable(corrupt)
                 yield from self._owned(stream_id)
@@ -272,7 +272,7 @@ class _StoreChecker:
                 yield _strange(key, "the generation is newer than the stream's")
                 continue
             try:
-                codec.unpack_producer(key, value)
+                tables.PRODUCERS.unpack(key, value)
             except CorruptRecord as corrupt:
                 yield unreadable(corrupt)
 
@@ -391,7 +391,7 @@ class _StoreChecker:
     def _states(self, first: bytes, stop: bytes) -> Iterator[StreamState]:
         for raw, value in self._view.scan(first, stop):
             try:
-                yield codec.unpack_stream(bytes(raw), value).state
+                yield tables.STREAMS.unpack(bytes(raw), value).state
             except CorruptRecord:
                 # Reported by `_streams`.
                 continue
