@@ -30,15 +30,28 @@ class ParseTests(RefusalTestCase):
             ({b"if-modified-since": b"x", b"if-range": b"x"}, None),
             ({b"if-match": b" * "}, Precondition(match=(b"*",))),
             (
-                {b"if-none-match": b'"a", W/"b,c" ,, "" '},
+                {b"if-none-match": b' , "a", W/"b,c" ,, "" '},
                 Precondition(None, (b'"a"', b'W/"b,c"', b'""')),
             ),
+            ({b"if-match": b'"a" , '}, Precondition(match=(b'"a"',))),
         ):
             self.assertEqual(parse_precondition(header), asked)
 
     def test_refused(self) -> None:
-        """Malformed lists of tags are refused, and so is If-Unmodified-Since."""
-        for value in (b"", b"a", b'"a', b"*, *", b'w/"a"', b'"a" "b"', b'"a", *'):
+        """Malformed lists of tags are refused, in linear time, and so is If-Unmodified-Since."""
+        endless = b'"a"' + b", " * 1000 + b"b"
+        for value in (
+            b"",
+            b"a",
+            b'"a',
+            b"*, *",
+            b'w/"a"',
+            b'"a" "b"',
+            b'"a"W/"b"',
+            b'"a", *',
+            b" , ",
+            endless,
+        ):
             for name in (b"if-match", b"if-none-match"):
                 self.assertRefused(Problem.MALFORMED_FIELD, parse_precondition, {name: value})
         date = {b"if-unmodified-since": b"Sat, 28 Nov 2026 12:00:00 GMT"}

@@ -25,7 +25,8 @@ CONDITIONAL: Final = (headers.IF_MATCH, headers.IF_NONE_MATCH, headers.IF_UNMODI
 
 _ANY: Final = b"*"
 _TAG: Final = rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_TAGS: Final = re.compile(rb"[ \t]*(?:%b)(?:[ \t]*,[ \t]*(?:%b)?)*[ \t]*" % (_TAG, _TAG))
+# Possessive: a list with many empty elements before a mistake would take exponential time.
+_TAGS: Final = re.compile(rb"[ \t,]*+(?:%b[ \t]*+(?:,[ \t,]*+|\Z))++" % _TAG)
 _EACH: Final = re.compile(_TAG)
 
 _NOT_MET: Final = "the precondition failed: "
