@@ -374,6 +374,22 @@ class GzipTests(Case):
         self.assertNotIn("content-encoding", self.fields(again))
         self.assertEqual(self.ask("GET", "a", If_None_Match=tag).status, 200)
 
+    def test_match(self) -> None:
+        """If-Match with the ETag of either coding is met, as for writes; 412 has the response's."""
+        self.put("a", body=self.BODY)
+        tags = [
+            self.fields(self.ask("GET", "a", Accept_Encoding=coding))["etag"]
+            for coding in ("identity", "gzip")
+        ]
+        for tag in tags:
+            self.assertEqual(self.ask("HEAD", "a", If_Match=tag).status, 200)
+            for coding in ("identity", "gzip"):
+                answer = self.ask("GET", "a", Accept_Encoding=coding, If_Match=tag)
+                self.assertEqual(answer.status, 200)
+        for coding, tag in zip(("identity", "gzip"), tags, strict=True):
+            refused = self.ask("GET", "a", Accept_Encoding=coding, If_Match='"x"')
+            self.assertEqual((refused.status, self.fields(refused)["etag"]), (412, tag))
+
     def test_not_wanted(self) -> None:
         self.put("a", body=self.BODY)
         for wanted in ("identity", "gzip;q=0", "br", "*;q=0"):

@@ -127,12 +127,14 @@ class ReadHandler:
             require_match(request_headers.get(headers.IF_MATCH))
         else:
             complete = state.closed and chunk.at_tail
-            encoding = "gzip" if gzips else ""
-            tag = caching.etag(incarnation(state, end), chunk.start, end, complete, encoding)
+            coding, other = ("gzip", "") if gzips else ("", "gzip")
+            number, start = incarnation(state, end), chunk.start
+            tag = caching.etag(number, start, end, complete, coding)
             own.append((headers.H_ETAG, tag))
             own.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
             if headers.IF_MATCH in request_headers:
-                require_match(request_headers[headers.IF_MATCH], tag)
+                alternate = caching.etag(number, start, end, complete, other)
+                require_match(request_headers[headers.IF_MATCH], tag, alternate)
             if caching.matches_etag(request_headers.get(headers.IF_NONE_MATCH), tag):
                 return Response(304, own, b"", common)
         common = with_content(common, content_type)

@@ -68,16 +68,20 @@ def check_precondition(
         return None
     if state is None:
         return check_entity_tags(precondition, exists=False)
-    closed = state.closed
-    number = incarnation(state, state.tail)
-    tag, zipped = (caching.etag(number, 0, state.tail, closed, how) for how in ("", "gzip"))
-    return check_entity_tags(precondition, exists=True, tags=(tag, zipped))
+    return check_entity_tags(precondition, exists=True, tags=entity_tags(state))
+
+
+def entity_tags(state: StreamState) -> tuple[bytes, bytes]:
+    """Return the entity tags of a whole stream, without content coding and compressed."""
+    number, tail, closed = incarnation(state, state.tail), state.tail, state.closed
+    return caching.etag(number, 0, tail, closed), caching.etag(number, 0, tail, closed, "gzip")
 
 
 def require_match(if_match: bytes | None, *tags: bytes) -> None:
     """Raise `Refused` if a read fails its If-Match, or if that is malformed.
 
-    ``tags`` has the entity tag of the response, unless it has none.
+    ``tags`` are the entity tag of the response, unless it has none, and that of its other coding:
+    a client may have it from a request with another Accept-Encoding, or from HEAD.
     """
     if if_match is None:
         return

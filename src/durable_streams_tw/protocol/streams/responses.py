@@ -12,10 +12,9 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.streams.lineage import incarnation
 from durable_streams_tw.protocol.streams.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
-from durable_streams_tw.protocol.streams.preconditions import require_match
+from durable_streams_tw.protocol.streams.preconditions import entity_tags, require_match
 from durable_streams_tw.protocol.streams.state import StreamState
 
 Header = tuple[bytes, bytes]
@@ -98,8 +97,8 @@ def described(
 
     Raises `Refused` if If-Match fails.
     """
-    tag = caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed)
-    require_match(if_match, tag)
+    tags = tag, _ = entity_tags(state)
+    require_match(if_match, *tags)
     unchanged = caching.matches_etag(if_none_match, tag)
     response_headers = [] if unchanged else [content_type_header(state)]
     response_headers += [next_offset_header(state, state.tail), _NO_STORE]
