@@ -65,6 +65,14 @@ class CheckTests(ConfigTestCase):
         self.assertIn("line 2: listen 'tcp:x': ", tcp)
         self.assertIn("line 2: listen 'ssl:443:privateKey=none': ", ssl)
 
+    def test_missing_webhook_keys(self) -> None:
+        """A file of webhook keys that does not exist is an error that names the command."""
+        path = str(Path(self.mktemp()).resolve())
+        result = self.run_config("check", "--webhook-keys", path)
+        self.assertEqual(result.exit_code, 2)
+        self.assertIn(f"--webhook-keys: {path} does not exist", result.stderr)
+        self.assertIn("durable-streams-server webhook-keys", result.stderr)
+
     def test_environment(self) -> None:
         """Environment variables are checked, as for the server."""
         result = self.run_config("check", DURABLE_STREAMS_PORT="x")

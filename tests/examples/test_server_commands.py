@@ -21,7 +21,7 @@ _COMMAND = re.compile(
 )
 #: Addresses and directories of pages, and those of the tests.
 _PLACES = (
-    (r"/etc/streams(?=/)|(?=\b(?:streams|tokens)\.toml)", "{here}/"),
+    (r"/etc/streams(?=/)|(?=\b(?:streams\.toml|tokens\.toml|keys\.json))", "{here}/"),
     (r"/var/lib/durable-streams|/tmp/restored", "{here}/data"),
     (r"--port \d+", "--port 0"),
     (r"\b(ssl|tcp):\d+", r"\1:0"),
@@ -39,6 +39,7 @@ class ServerCommandTests(SynchronousTestCase):
         settings = one("docs/configuration.md", "toml", "max-stored")
         (self.here / "streams.toml").write_text(self.moved(settings))
         (self.here / "tokens.toml").write_text(one("docs/auth.md", "toml"))
+        CliRunner().invoke(commands, ["webhook-keys", str(self.here / "keys.json")])
 
     def moved(self, text: str) -> str:
         """Replace addresses and directories of a page by those of the test."""

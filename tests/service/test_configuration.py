@@ -210,6 +210,18 @@ class ConfigurationTests(SynchronousTestCase):
             load_configuration({"port": ("1",)}, {}, self.file("listen = []"))["port"], 1
         )
 
+    def test_required_settings(self) -> None:
+        """A setting without the one that it depends on is an error; an overridden one suffices."""
+        url = "postgresql://db/x"
+        for name, value, needed, other in (
+            ("auth-cookie", "token", "auth", "file:tokens.toml"),
+            ("database-listen", url, "database", url),
+        ):
+            self.assertEqual(self.refused({name: (value,)}), (f"--{name}: requires {needed}",))
+            load_configuration({name: (value,), needed: (other,)}, {}, None)
+        file = self.file(f"database = '{url}'\ndatabase-listen = '{url}'")
+        load_configuration({"data-dir": ("x",)}, {}, file)
+
     def test_max_stored(self) -> None:
         """max-stored requires data-dir."""
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"})

@@ -42,7 +42,7 @@ class CheckCommand(SettingsCommand):
             if error.partial is None:
                 raise
             configuration = error.partial
-        uses: list[Callable[[Configuration], object]] = [endpoints, database_settings]
+        uses: list[Callable[[Configuration], object]] = [endpoints, database_settings, _check_keys]
         if configuration["auth"]:
             uses.append(checkers)
         for use in uses:
@@ -53,6 +53,20 @@ class CheckCommand(SettingsCommand):
         if problems:
             raise ConfigurationError(problems)
         return configuration
+
+
+def _check_keys(configuration: Configuration) -> None:
+    """Raise `ConfigurationError` if the file with the webhook keys cannot be used."""
+    from durable_streams_tw.storage.errors import StoreUnusable
+    from durable_streams_tw.subscriptions.key_file import KeyFile
+
+    path: str | None = configuration["webhook-keys"]
+    if path is None:
+        return
+    try:
+        KeyFile(Path(path), shared=True, writable=False).update(lambda content: None)
+    except StoreUnusable as error:
+        raise configuration.error("webhook-keys", str(error)) from None
 
 
 @config.command(cls=CheckCommand)

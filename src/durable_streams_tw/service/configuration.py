@@ -130,6 +130,9 @@ class Configuration:
             self._values[far] = None
         if self["max-stored"] is not None and self["data-dir"] is None:
             problems.append(f"{self._label('max-stored')}: requires data-dir")
+        for name, needed in (("auth-cookie", "auth"), ("database-listen", "database")):
+            if self[name] is not None and not self.texts(needed):
+                problems.append(f"{self._label(name)}: requires {needed}")
         if self["rotate-webhook-key"] and self["webhook-keys"] is not None:
             problems.append(
                 f"{self._label('rotate-webhook-key')}: cannot be combined with webhook-keys; run "
