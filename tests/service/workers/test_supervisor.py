@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -179,6 +180,17 @@ class RestartTests(SynchronousTestCase):
         error = self.assertRaises(CannotStart, self.make_supervisor().startService)
         self.assertEqual(str(error), "could not start workers: Resource temporarily unavailable")
         self.assertFalse(os.path.exists(directory))
+
+    def test_no_writable_directory(self) -> None:
+        """In a container without a writable directory the error names the variable to set."""
+
+        def gettempdir() -> str:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in []")
+
+        self.patch(tempfile, "gettempdir", gettempdir)
+        error = self.assertRaises(CannotStart, self.make_supervisor().startService)
+        self.assertIn("could not start workers: no directory for temporary files", str(error))
+        self.assertIn("set TMPDIR", str(error))
 
     def test_spare_process(self) -> None:
         """A spare process that ends while the restart of one is pending is replaced once."""

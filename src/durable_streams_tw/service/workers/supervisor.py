@@ -462,7 +462,11 @@ class Supervisor(Service):
 
 def _private_directory() -> str:
     """Create the directory of the owner's socket; the owner trusts those who can enter it."""
-    usual = tempfile.gettempdir()
+    try:
+        usual = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        reason = "no directory for temporary files is writable: set TMPDIR to one that is"
+        raise OSError(error.errno, reason) from None
     too_long = len(os.fsencode(usual)) > MAX_SOCKET_DIRECTORY
     return tempfile.mkdtemp(prefix="durable-streams-", dir="/tmp" if too_long else usual)
 
