@@ -239,9 +239,8 @@ class BegunAheadTests(SynchronousTestCase):
         """Return the last batch and the tails of all streams."""
         with Inspection(self.directory) as store, store.snapshot() as view:
             tails = {
-                state.path: state.tail
-                for key, value in view.scan(*codec.STREAMS)
-                for state in [tables.STREAMS.unpack(bytes(key), value).state]
+                record.state.path: record.state.tail
+                for _, record in tables.scan(view, tables.STREAMS, b"", None)
             }
             return view.version, tails
 

@@ -161,8 +161,9 @@ class _DirectorySide(_Side):
         self._view = view
 
     def streams(self, after: int) -> Iterator[StreamRecord]:
-        for key, value in self._view.scan(codec.stream_key(after + 1), codec.STREAMS[1]):
-            yield tables.STREAMS.unpack(bytes(key), value)
+        first = codec.pack_integer(after + 1)
+        for _, record in tables.scan(self._view, tables.STREAMS, first, None):
+            yield record
 
     def rows(self, record: StreamRecord) -> Iterator[Row]:
         state = record.state

@@ -7,9 +7,9 @@ from heapq import nlargest
 from msgspec import Struct
 
 from durable_streams_tw.protocol.subscriptions.state import Kind
-from durable_streams_tw.storage.engine import codec, tables
+from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import View
-from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, scan_with_errors
+from durable_streams_tw.storage.engine.tables import STREAMS, SUBSCRIPTIONS, scan_with_errors
 from durable_streams_tw.storage.errors import CorruptRecord
 
 # Number of streams to collect before the smaller ones are discarded.
@@ -53,12 +53,11 @@ def count(view: View, top: int) -> StoreStatistics:
     """Scan a store and return its statistics, with the ``top`` largest streams."""
     found = StoreStatistics()
     largest: list[StreamSize] = []
-    for raw, value in view.scan(*codec.STREAMS):
-        try:
-            state = tables.STREAMS.unpack(bytes(raw), value).state
-        except CorruptRecord:
+    for _, record in scan_with_errors(view, STREAMS, b"", None):
+        if isinstance(record, CorruptRecord):
             found.unreadable += 1
             continue
+        state = record.state
         if state.deleted:
             found.held += 1
         else:

@@ -60,7 +60,6 @@ DEADLINES: Final = (b"x", b"y")
 GARBAGE: Final = (b"g", b"h")
 STREAMS: Final = (b"s", b"t")
 PATHS: Final = ((b"p", b"q"), (b"P", b"Q"))
-SUBSCRIPTIONS: Final = (b"u", b"v")
 
 OWNED_PREFIXES: Final = frozenset((b"d", b"q", b"e", b"k"))
 """Prefixes that are followed by a stream id or the number of a subscription."""

@@ -366,10 +366,10 @@ class _StoreChecker:
 
     def _fork_counts(self) -> Iterator[Finding]:
         """Compare each source's fork count, in passes of bounded memory."""
-        first, stop = codec.STREAMS
+        first = b""
         while True:
             sources: dict[int, int] = {}
-            for state in self._states(first, stop):
+            for state in self._states(first):
                 if state.deleted and not state.forks:
                     key = codec.stream_key(state.id)
                     yield _wrong_fork(key, "it is deleted and has no forks")
@@ -377,7 +377,7 @@ class _StoreChecker:
                     sources[state.id] = state.forks
                     if len(sources) == _SOURCES_PER_PASS:
                         break
-            for state in self._states(*codec.STREAMS) if sources else ():
+            for state in self._states(b"") if sources else ():
                 if state.fork is not None and state.fork.source_id in sources:
                     sources[state.fork.source_id] -= 1
             for source_id, left in sources.items():
@@ -386,15 +386,13 @@ class _StoreChecker:
                     yield _wrong_fork(key, f"its fork count is {left} too high")
             if len(sources) < _SOURCES_PER_PASS:
                 return
-            first = codec.stream_key(max(sources) + 1)
+            first = codec.pack_integer(max(sources) + 1)
 
-    def _states(self, first: bytes, stop: bytes) -> Iterator[StreamState]:
-        for raw, value in self._view.scan(first, stop):
-            try:
-                yield tables.STREAMS.unpack(bytes(raw), value).state
-            except CorruptRecord:
-                # Reported by `_streams`.
-                continue
+    def _states(self, first: bytes) -> Iterator[StreamState]:
+        for _, record in tables.scan_with_errors(self._view, tables.STREAMS, first, None):
+            # `_streams` reports the corrupt ones.
+            if not isinstance(record, CorruptRecord):
+                yield record.state
 
 
 def _strange(key: bytes, detail: str) -> Finding:
