@@ -17,7 +17,7 @@ from tests.postgres.cluster import shared_cluster
 from tests.postgres.pgbouncer import pgbouncer
 
 GOOD = DatabaseStats(
-    durability=Durability(150004, True, True, "on", "", True, False),
+    durability=Durability(150004, True, True, "on", "", True),
     clock_offset=0.01,
     pooled=False,
     mixed=False,

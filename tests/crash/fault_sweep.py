@@ -30,10 +30,10 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Final
 
-from durable_streams_tw.storage.admin.verify import check_directory
 from tests.crash.faulty_files import SHORT, Call, FaultyFiles
 from tests.crash.server import PATIENCE, Producer, Server
 from tests.storage.durable.store_case import scratch_directory
+from tests.storage.fsck_assertions import check_directory
 
 _PRODUCERS = ("p0", "p1", "p2", "p3")
 _RIGHT = {200, 204, 503, 507}
@@ -138,7 +138,7 @@ class Sweep:
     def restart(self) -> None:
         """Kill the server, check the store, start again, compare. Raises `AssertionError`."""
         self._server.kill()
-        findings = list(check_directory(self._directory, deep=True))
+        findings = check_directory(self._directory, deep=True)
         if findings:
             raise AssertionError(f"check: {findings[:3]}")
         self._server = Server(self._directory, **self.layer.environment)

@@ -39,7 +39,6 @@ from twisted.logger import globalLogBeginner
 
 from durable_streams_tw.storage.admin.backup import read_manifest
 from durable_streams_tw.storage.admin.restore import restore
-from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Ledger, Operation, State, digest, marked
@@ -48,6 +47,7 @@ from tests.crash.inline_store import NOW, InlineStore
 from tests.crash.lossy_disk import CUTS, HALF_KEPT, NOTHING_KEPT, Cut, Image, LossyDisk
 from tests.crash.workloads import BACKUP, DATA, RESTORED, ignore_progress
 from tests.storage.durable.store_case import scratch_directory
+from tests.storage.fsck_assertions import check_directory
 
 _AT_DISK = frozenset(Call) - {Call.MARK, Call.CLOSE, Call.MSYNC, Call.RANGE}
 _PATIENCE = 120.0
@@ -414,7 +414,7 @@ def _continue(store: InlineStore, state: State, chance: random.Random) -> None:
 
 
 def _sound(directory: str) -> None:
-    findings = list(check_directory(directory, deep=True))
+    findings = check_directory(directory, deep=True)
     if findings:
         raise Lost(f"check: {findings[:3]}")
 

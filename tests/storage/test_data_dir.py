@@ -14,7 +14,6 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.storage import data_dir, files
 from durable_streams_tw.storage.admin.inspect import match_owner
-from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.data_dir import DataDirLock, owner
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
@@ -25,6 +24,7 @@ from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE, p
 from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import scratch_directory
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always
+from tests.storage.fsck_assertions import check_directory
 
 _CLAIM_AND_WAIT = """
 import sys
@@ -226,7 +226,7 @@ class PlantedTests(SynchronousTestCase):
             os.rename(path, path + ".away")
             os.symlink(self.victim, path)
             with self.assertRaisesRegex(StoreUnusable, f"{name} is a symbolic link"):
-                list(check_directory(self.data))
+                check_directory(self.data)
             os.rename(path + ".away", path)
         os.rename(os.path.join(self.data, OWNER_FILE), os.path.join(self.data, "away"))
         os.symlink(self.victim, os.path.join(self.data, OWNER_FILE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from random import random
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
@@ -23,8 +23,6 @@ from durable_streams_tw.subscriptions.limits import KEY_REFRESH
 from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
-
-T = TypeVar("T")
 
 _log = Logger()
 

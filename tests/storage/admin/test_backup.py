@@ -412,13 +412,13 @@ class InspectionTests(StoreFileCase):
         self.store = self.open_store()
         script = (
             "import sys\n"
-            "from durable_streams_tw.storage.admin.verify import check_directory\n"
+            "from durable_streams_tw.storage.admin.verify import find_flaws\n"
             "from durable_streams_tw.storage.admin.stats import count\n"
             "from durable_streams_tw.storage.data_dir import owner\n"
             "from durable_streams_tw.storage.admin.inspect import Inspection\n"
             "with Inspection(sys.argv[1]) as store, store.snapshot() as view:\n"
             "    print(owner(sys.argv[1]), count(view, 1).streams)\n"
-            "print(list(check_directory(sys.argv[1], deep=True)))\n"
+            "    print(list(find_flaws(store, deep=True)))\n"
         )
         for expected in (5, 6):
             done = run_python(script, self.directory)

@@ -42,7 +42,6 @@ from tests.storage.fsck_assertions import assert_sound_directory
 from tests.storage.suites.subscription_suite import subscribe
 
 NOW = 1_800_000_000_000
-TORN = codec.STARTS_MID_MESSAGE | codec.ENDS_MID_MESSAGE
 
 
 class RowTests(SynchronousTestCase):

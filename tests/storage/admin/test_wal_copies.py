@@ -21,7 +21,7 @@ from durable_streams_tw.storage.admin.fsck.findings import Flaw
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.admin.stats import count
-from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
+from durable_streams_tw.storage.admin.verify import FlawedStore
 from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec, tables
@@ -34,6 +34,7 @@ from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 from tests.storage.admin.test_backup import NOW, quiet
 from tests.storage.durable.store_case import DurableStoreCase, scratch_directory
+from tests.storage.fsck_assertions import check_directory
 from tests.storage.store_case import post, put
 
 _SEGMENT_SIZE = 256 * KIB
@@ -88,7 +89,7 @@ class WALCopyTests(WALCase):
     def test_backed_up(self) -> None:
         """A backup has all batches in its data file."""
         back_up(self.crashed(), self.backup, (), lambda: NOW, quiet)
-        self.assertEqual(list(check_directory(self.backup, deep=True)), [])
+        self.assertEqual(check_directory(self.backup, deep=True), [])
         restored = os.path.join(self.place, "restored")
         restore(self.backup, restored, NOW, quiet)
         self.assertWhole(restored)
@@ -194,7 +195,7 @@ class PortionsTests(WALCase):
         directory = self.crashed()
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(directory, name))
-        findings = list(check_directory(directory))
+        findings = check_directory(directory)
         self.assertEqual([f.flaw for f in findings], [Flaw.WAL, Flaw.UNREADABLE])
         for finding in findings:
             self.assertIn("batch 1 is missing from the WAL", finding.detail)
@@ -248,7 +249,7 @@ class BegunAheadTests(SynchronousTestCase):
         """The store opens with all acknowledged batches, also after later commits."""
         version, tails = self.state()
         self.assertEqual(version, 104)
-        self.assertEqual(list(check_directory(self.directory)), [])
+        self.assertEqual(check_directory(self.directory), [])
         for number in (106, 107):
             engine = self.engine()
             self.assertEqual(engine.memtable_bytes(), 0)
@@ -258,7 +259,7 @@ class BegunAheadTests(SynchronousTestCase):
             # As after a crash.
             engine.close()
             self.assertEqual(self.state(), (number, tails))
-            self.assertEqual(list(check_directory(self.directory)), [])
+            self.assertEqual(check_directory(self.directory), [])
 
     def test_while_the_map_has_no_room(self) -> None:
         """With a full disk, reads work, writes are refused, and the record stays."""

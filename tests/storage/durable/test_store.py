@@ -20,7 +20,6 @@ from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage import limits
-from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.api import Chunk, Command, IStreamStore, Outcome
 from durable_streams_tw.storage.commands.batches import BatchResult
 from durable_streams_tw.storage.durable import queued_store, reader
@@ -39,6 +38,7 @@ from durable_streams_tw.storage.limits import (
 from durable_streams_tw.storage.queries import ListStreams, Page
 from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.fsck_assertions import check_directory
 from tests.storage.store_case import JSON, START, post, put
 
 # Number of records of a store without streams.

@@ -22,7 +22,8 @@ _PAGE = 4096
 # would kill this process.
 _OPEN = """
 import json, os, shutil, sys
-from durable_streams_tw.storage.admin.verify import check_directory
+from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.admin.verify import find_flaws
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 
@@ -36,7 +37,8 @@ for size in sizes:
         engine = LMDBEngine(copy)
     except StoreUnusable as unusable:
         try:
-            list(check_directory(copy))
+            with Inspection(copy) as store:
+                list(find_flaws(store, deep=False))
         except StoreUnusable as again:
             assert str(again) == str(unusable), (again, unusable)
         found.append(str(unusable))

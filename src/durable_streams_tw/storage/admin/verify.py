@@ -85,15 +85,6 @@ def find_flaws(
     yield from check(ProgressSource(source, progress), deep)
 
 
-def check_directory(directory: str, deep: bool = False) -> Iterator[Finding]:
-    """Yield the flaws of the store in a data directory, as of its last commit.
-
-    A server may be using the directory. Raises `StoreUnusable`.
-    """
-    with Inspection(directory) as store:
-        yield from find_flaws(store, deep)
-
-
 def verify(
     source: Inspection,
     where: str,

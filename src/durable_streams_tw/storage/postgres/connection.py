@@ -86,7 +86,6 @@ class Durability(Struct, frozen=True):
     synchronous_commit: str
     standbys: str
     checksums: bool
-    in_recovery: bool
 
     def describe(self) -> str:
         """Return a sentence that says what an acknowledged write survives."""
@@ -161,9 +160,7 @@ def check_durability(connection: psycopg.Connection[Any], settings: DatabaseSett
     assert row is not None, "the query returns one row"
     fsync, pages, commit, standbys, checksums, in_recovery = row
     version = connection.info.server_version
-    found = Durability(
-        version, fsync == "on", pages == "on", commit, standbys, checksums == "on", in_recovery
-    )
+    found = Durability(version, fsync == "on", pages == "on", commit, standbys, checksums == "on")
     if version < 140000:
         raise StoreUnusable(f"PostgreSQL {version // 10000} is too old: 14 or later is required")
     if in_recovery:

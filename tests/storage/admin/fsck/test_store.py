@@ -18,7 +18,8 @@ from durable_streams_tw.storage.admin.backup import back_up
 from durable_streams_tw.storage.admin.fsck import store as checking
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw
 from durable_streams_tw.storage.admin.fsck.store import check
-from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
+from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.admin.verify import FlawedStore, find_flaws
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
@@ -32,6 +33,7 @@ from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
 from tests.storage.command_builders import JSON, append, create, delete, fork
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always
+from tests.storage.fsck_assertions import check_directory
 from tests.storage.store_case import put
 
 LONG = "long/" + "x" * 700
@@ -96,7 +98,8 @@ class SwappedPagesTests(DurableStoreCase, SynchronousTestCase):
             with open(path, "wb") as file:
                 file.write(swapped)
             # More findings than records: the check loops.
-            findings = list(islice(check_directory(self.directory), 1000))
+            with Inspection(self.directory) as store:
+                findings = list(islice(find_flaws(store, deep=False), 1000))
             self.assertTrue(0 < len(findings) < 1000, (first, second))
             walks += any(finding.flaw is Flaw.UNREADABLE for finding in findings)
         self.assertGreater(walks, 0)
@@ -544,5 +547,5 @@ class DirectoryTests(SynchronousTestCase):
         """A check creates no store."""
         directory = self.mktemp()
         with self.assertRaisesRegex(StoreUnusable, "no store"):
-            list(check_directory(directory))
+            check_directory(directory)
         self.assertFalse(os.path.exists(directory))
