@@ -33,7 +33,8 @@ _INTRODUCTION = """\
 
 The limits that clients and operators can meet, with their values. Limits that an operator can
 change name their [setting](configuration.md); all others are fixed. Sizes without a unit are in
-bytes, and several values of a row are in the order of its text. The code generates this page.
+bytes. A row with several limits has their values in the same order. This page is generated from
+the code.
 """
 
 _COMMENT = re.compile(r"#: ?(.*)")

@@ -48,7 +48,7 @@ KILL: Final = -2
 SUPPORTED: Final = sys.platform == "linux" and (
     shutil.which("gcc") is not None or "CI" in os.environ
 )
-"""Whether the library can be compiled here. In CI it must be."""
+"""True if the library can be compiled here. In CI it must be."""
 
 _SOURCE: Final = Path(__file__).with_name("faulty_files.c")
 _RECORD: Final = struct.Struct("=IIQQqqiiii")

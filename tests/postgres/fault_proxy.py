@@ -168,7 +168,7 @@ class FaultProxy:
 
     @property
     def armed(self) -> bool:
-        """Whether `cut_at_commit` has not found its COMMIT yet."""
+        """True until `cut_at_commit` has found its COMMIT."""
         return self._armed is not None
 
     def cut_all(self) -> None:

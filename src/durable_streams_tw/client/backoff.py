@@ -10,7 +10,7 @@ from durable_streams_tw.client.errors import ClientError, InvalidArgument
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """When to retry transient errors.
+    """Policy by which transient errors are retried.
 
     ``retry_for`` is the maximum duration of consecutive failures in seconds: 0 disables retries,
     None sets no limit. ``max_retries`` limits their number. Delays grow from ``initial_delay`` to

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 
 SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
-"""Whether the system lists open files in /proc, so that they can be replaced."""
+"""True if the system lists open files in /proc, so that they can be replaced."""
 
 
 def descriptors(directory: str) -> tuple[int, int]:

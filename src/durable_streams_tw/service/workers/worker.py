@@ -22,7 +22,7 @@ from durable_streams_tw.telemetry.metric_samples import Samples
 
 
 class Worker:
-    """This process: a role, and the pair by which the supervisor controls it."""
+    """Worker process: a role, and the pair by which the supervisor controls it."""
 
     _log = Logger()
 

@@ -77,7 +77,7 @@ class SparedCommands(dict[int, Refusal]):
 
     @property
     def too_many(self) -> bool:
-        """Whether to divide the batch: each failed command starts the whole batch over."""
+        """True if the batch has to be divided: each failed command starts the whole batch over."""
         return len(self) > _SPARED
 
     def failed(self, index: int, error: Exception, wrote: bool) -> Refusal | None:

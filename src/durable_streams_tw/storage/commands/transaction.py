@@ -88,7 +88,7 @@ class Transaction(Protocol):
 
     @property
     def has_space(self) -> bool:
-        """Whether the disk has space. If not, commands that need more space are refused."""
+        """True if the disk has space. Otherwise commands that need more space are refused."""
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         """Return the record of a key, or None."""
