@@ -6,41 +6,29 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import IResource
 
-from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.console import Console
-from durable_streams_tw.http.operators.resources import OperatorTree
-from tests.http.server_fixture import Answer, Client, at_once
+from tests.http.operators.operator_case import OperatorCase
 
 FILES = Path(str(files("durable_streams_tw.http.operators.console")))
 
 
-class ConsoleTests(SynchronousTestCase):
+class ConsoleTests(OperatorCase):
     """Requests for the console."""
 
-    def ask(self, method: str, target: str = "/-/console") -> Answer:
-        """Send one request."""
-        streams = DurableStreams(reactor=Clock(), in_thread=at_once)
-        streams.startService()
-        self.addCleanup(streams.stopService)
-        tree = OperatorTree()
-        tree.putChild(b"console", Console(b'a/"&/'))
-        client = Client(streams.site(operators=tree))
-        answer = client.ask(method, target)
-        client.leave()
-        return answer
+    def resources(self) -> dict[bytes, IResource]:
+        return {b"console": Console(b'a/"&/')}
 
     def test_page(self) -> None:
         """The page and its files are served without a token."""
-        answer = self.ask("GET")
+        answer = self.ask("GET", "/-/console")
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.header["content-type"], "text/html; charset=utf-8")
         self.assertEqual(answer.header["x-content-type-options"], "nosniff")
         self.assertIn(b'data-root="/a/&quot;&amp;/"', answer.body)
-        self.assertEqual(self.ask("HEAD").status, 200)
-        self.assertEqual(self.ask("POST").status, 405)
+        self.assertEqual(self.ask("HEAD", "/-/console").status, 200)
+        self.assertEqual(self.ask("POST", "/-/console").status, 405)
         for name, kind in (("page.css", "text/css"), ("main.js", "text/javascript")):
             answer = self.ask("GET", f"/-/console/{name}")
             self.assertEqual((answer.status, answer.body), (200, (FILES / name).read_bytes()))
@@ -52,7 +40,7 @@ class ConsoleTests(SynchronousTestCase):
         """The policy allows only what has the nonce, which each response has of its own."""
         nonces = set()
         for _ in range(2):
-            answer = self.ask("GET")
+            answer = self.ask("GET", "/-/console")
             policy = dict(
                 directive.split(" ", 1)
                 for directive in answer.header["content-security-policy"].split("; ")
@@ -68,7 +56,7 @@ class ConsoleTests(SynchronousTestCase):
 
     def test_nothing_inline(self) -> None:
         """The page has no inline scripts, handlers and styles, which the policy would block."""
-        page = self.ask("GET").body.decode("utf-8")
+        page = self.ask("GET", "/-/console").body.decode("utf-8")
         self.assertEqual(re.findall(r"""\s(?:on\w+|style)\s*=|<style""", page), [])
         self.assertEqual(re.findall("<script[^>]*>[^<]", page), [])
 

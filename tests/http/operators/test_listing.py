@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators import listing
-from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.server_fixture import MORNING, ROOT, Answer, Client, at_once
+from tests.http.operators.operator_case import OperatorCase, parsed
+from tests.http.server_fixture import Client
 from tests.tokens import bare
 
 
@@ -34,39 +30,23 @@ class Asked(MemoryStore):
         return self.waiting or super().query(question)
 
 
-class ListingTests(SynchronousTestCase):
+class ListingTests(OperatorCase):
     """Requests for the list of streams."""
 
-    def setUp(self) -> None:
-        self.clock = clock = Clock()
-        clock.advance(MORNING)
-        self.store = Asked(lambda: int(clock.seconds() * 1000))
-        self.streams = DurableStreams(reactor=clock, in_thread=at_once, store=self.store)
-        self.streams.startService()
-        self.addCleanup(self.streams.stopService)
-        tree = OperatorTree()
-        tree.putChild(b"streams", self.streams.listing_resources()[b"streams"])
-        self.site = self.streams.site(operators=tree)
+    store: Asked
 
-    def ask(self, method: str, target: str, **header: str) -> Answer:
-        """Send one request on a new connection."""
-        client = Client(self.site)
-        named = {name.replace("_", "-"): value for name, value in header.items()}
-        answer = client.ask(method, target, named, b"" if method == "PUT" else None)
-        client.leave()
-        return answer
+    def make_store(self) -> Asked:
+        return Asked(lambda: int(self.clock.seconds() * 1000))
 
     def page(self, query: str = "") -> dict[str, Any]:
         """Return one page."""
         answer = self.ask("GET", f"/-/streams?{query}")
-        self.assertEqual(answer.status, 200, answer.body)
         self.assertEqual(answer.header["content-type"], "application/json")
-        found: dict[str, Any] = json.loads(answer.body)
-        return found
+        return parsed(answer)
 
     def test_a_page(self) -> None:
-        self.ask("PUT", ROOT + "a/b", Content_Type="text/plain", Stream_TTL="60")
-        self.ask("PUT", ROOT + "c", Stream_Forked_From="/v1/stream/a/b", Stream_Closed="true")
+        self.put("a/b", Stream_TTL="60")
+        self.put("c", Stream_Forked_From="/v1/stream/a/b", Stream_Closed="true")
         page = self.page()
         self.assertEqual((page["root"], page["after"]), ("/v1/stream/", None))
         page["streams"][0]["next_offset"] = bare(page["streams"][0]["next_offset"])
@@ -92,7 +72,7 @@ class ListingTests(SynchronousTestCase):
         """Prefix, limit and continuation work for names with any characters."""
         names = ["a b/+", "a b/&=", "a b/%2f", "a b/é", "c"]
         for name in names:
-            self.ask("PUT", ROOT + quote(name))
+            self.put(quote(name))
         found, after = [], ""
         while after is not None:
             page = self.page(f"prefix=a+b/&limit=2&else=x&after={quote(after)}")
@@ -102,14 +82,14 @@ class ListingTests(SynchronousTestCase):
 
     def test_expiry(self) -> None:
         """A deadline is shown as its client wrote it."""
-        self.ask("PUT", ROOT + "a", Stream_Expires_At="2030-01-01T00:00:00+01:00")
+        self.put("a", Stream_Expires_At="2030-01-01T00:00:00+01:00")
         self.assertEqual(self.page("pre%66ix=b")["streams"], [])
         self.assertEqual(self.page()["streams"][0]["expires_at"], "2030-01-01T00:00:00+01:00")
 
     def test_search(self) -> None:
         """A listing with ``contains`` has the names with that text, in upper or lower case."""
         for name in ("jobs/Nightly", "jobs/hourly", "nightly"):
-            self.ask("PUT", ROOT + name)
+            self.put(name)
         page = self.page("contains=NIGHT")
         self.assertEqual(paths(page), ["jobs/Nightly", "nightly"])
         self.assertEqual(paths(self.page("contains=night&prefix=jobs/")), ["jobs/Nightly"])
@@ -117,7 +97,7 @@ class ListingTests(SynchronousTestCase):
     def test_tree(self) -> None:
         """A listing with ``tree`` has the folders of a level in place of their streams."""
         for name in ("a", "b/1", "b/2", "b/c/3", "d"):
-            self.ask("PUT", ROOT + name)
+            self.put(name)
         page = self.page("tree=true")
         self.assertEqual((paths(page), page["folders"]), (["a", "d"], ["b/"]))
         page = self.page("tree=true&prefix=b/")
@@ -130,17 +110,14 @@ class ListingTests(SynchronousTestCase):
         self.clock.pump([0] * 10)
         (answer,) = client.answers()
         client.leave()
-        found: dict[str, Any] = json.loads(answer.body)
-        return found
+        return parsed(answer)
 
     def test_sorted(self) -> None:
         """Sorted listings begin with the largest stream, or with the one appended to last."""
         for name, size in (("a", 1), ("b", 3), ("c", 2)):
-            self.ask("PUT", ROOT + name, Content_Type="text/plain")
+            self.put(name)
             self.clock.advance(1)
-            client = Client(self.site)
-            client.ask("POST", ROOT + name, {"Content-Type": "text/plain"}, b"x" * size)
-            client.leave()
+            self.append(name, b"x" * size)
         self.patch(listing, "SORT_STEP", 1)
         page = self.sorted_page("sort=size&limit=2")
         self.assertEqual((paths(page), page["complete"]), (["b", "c"], True))
