@@ -15,7 +15,6 @@ from twisted.web.server import Site
 
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.storage.api import IStreamStore
 
 #: 2027-01-15T08:00:00Z.
 MORNING = 1_800_000_000.0
@@ -121,18 +120,18 @@ class Client:
 
 
 class ServerFixture:
-    """Streams in memory on a site of their own."""
+    """Streams on a site of their own; ``options`` are those of `DurableStreams`."""
 
     def __init__(
         self,
         settings: Settings | None = None,
-        store: IStreamStore | None = None,
         in_thread: Callable[..., Any] = at_once,
+        **options: Any,
     ) -> None:
         self.clock = Clock()
         self.clock.rightNow = MORNING
         self.streams = DurableStreams(
-            settings=settings, reactor=self.clock, store=store, in_thread=in_thread
+            settings=settings, reactor=self.clock, in_thread=in_thread, **options
         )
         self.streams.startService()
         self.site = self.streams.site()

@@ -16,7 +16,7 @@ from durable_streams_tw.storage.commands import subscription_queries
 from durable_streams_tw.storage.limits import MAX_LISTED_STREAMS
 from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
-from tests.http.server_fixture import Answer, ServerFixture, at_once
+from tests.http.server_fixture import Answer, ServerFixture
 from tests.tokens import at, bare, position_of
 
 BASE = "https://streams.example/v1/stream/"
@@ -60,16 +60,7 @@ class ControlCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.caller = FakeCaller()
-        self.fixture = ServerFixture(self.settings)
-        caller: Any = self.caller
-        self.fixture.streams = DurableStreams(
-            settings=self.settings,
-            reactor=self.fixture.clock,
-            in_thread=at_once,
-            webhook_client=caller,
-        )
-        self.fixture.streams.startService()
-        self.fixture.site = self.fixture.streams.site()
+        self.fixture = ServerFixture(self.settings, webhook_client=self.caller)
 
     def ask(
         self, method: str, path: str, body: Any = b"", token: str | None = None, **header: str

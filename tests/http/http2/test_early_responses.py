@@ -7,23 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from durable_streams_tw.auth.identities import Identity, Rejected
-from durable_streams_tw.embedded.api import DurableStreams
-from durable_streams_tw.http.settings import Settings
 from tests.http.authorization_case import FakeTokenChecker, granting
 from tests.http.http2.client import Http2TestCase, ReceivedResponse
-from tests.http.server_fixture import ServerFixture, at_once
-
-
-class Asking(ServerFixture):
-    """Streams that require tokens."""
-
-    def __init__(self, tokens: FakeTokenChecker) -> None:
-        ServerFixture.__init__(self)
-        self.streams = DurableStreams(
-            settings=Settings(), reactor=self.clock, in_thread=at_once, checkers=(tokens,)
-        )
-        self.streams.startService()
-        self.site = self.streams.site()
+from tests.http.server_fixture import ServerFixture
 
 
 class EarlyTests(Http2TestCase):
@@ -33,7 +19,7 @@ class EarlyTests(Http2TestCase):
         self.tokens = FakeTokenChecker()
         self.tokens.known["root"] = Identity("root", granting(("", "read append create")), None)
         self.tokens.known["reader"] = Identity("reader", granting(("", "read")), None)
-        self.begin(Asking(self.tokens))
+        self.begin(ServerFixture(checkers=(self.tokens,)))
         self.assertEqual(
             self.ask("PUT", "a", content_type="text/plain", authorization="Bearer root").status,
             201,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 
 from klein import Klein
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
-from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from tests.http.server_fixture import MORNING, ROOT, Client, ServerFixture, at_once
+from tests.http.server_fixture import ROOT, Client, ServerFixture
 
 TEXT = {"Content-Type": "text/plain"}
 
@@ -146,10 +144,8 @@ class MountTests(SynchronousTestCase):
     """The resource can be mounted anywhere, on any site."""
 
     def setUp(self) -> None:
-        self.clock = Clock()
-        self.clock.rightNow = MORNING
-        self.streams = DurableStreams(reactor=self.clock, in_thread=at_once)
-        self.streams.startService()
+        fixture = ServerFixture()
+        self.clock, self.streams = fixture.clock, fixture.streams
 
     def check(self, site: Site, prefix: str) -> None:
         """Assert that streams work below the prefix, raw names too."""
@@ -217,10 +213,7 @@ class MountTests(SynchronousTestCase):
 
     def test_body_limit_in_a_foreign_site(self) -> None:
         """On a site without a limit for bodies, the limit of the settings applies."""
-        streams = DurableStreams(
-            settings=Settings(max_body=10), reactor=self.clock, in_thread=at_once
-        )
-        streams.startService()
+        streams = ServerFixture(Settings(max_body=10)).streams
         client = Client(self.site(streams.resource()))
         self.assertEqual(client.ask("PUT", "/a", TEXT, b"x" * 10).status, 201)
         answer = client.ask("POST", "/a", TEXT, b"x" * 11)
