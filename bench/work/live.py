@@ -20,7 +20,7 @@ CLIENT = Figure("client_cpu", "client's core", "%", "context")
 
 
 class Bursts(Row):
-    """One writer sends 200 appends, each after the response to the last."""
+    """Burst of 200 appends of one writer, each after the response to the last."""
 
     name = "sse-burst"
     title = "SSE, 1,000 subscribers, a burst of 200 appends"
@@ -56,7 +56,7 @@ class Bursts(Row):
 
 
 class Delays(Row):
-    """One append every 20 ms: the delay of each delivery."""
+    """Delays of deliveries, with an append every 20 ms."""
 
     name = "sse-delay"
     title = "SSE, 1,000 subscribers, an append every 20 ms"

@@ -157,8 +157,12 @@ class FileTests(SynchronousTestCase):
         """A syntax error has its line and column."""
         (problem,) = self.refused("port = 1\nmax-body = 3 3\n")
         self.assertTrue(problem.startswith(", line 2, column 14: "), problem)
+        for text in ("max-body = 8MiB", "data-dir = /var/lib"):
+            (problem,) = self.refused(text)
+            self.assertTrue(problem.endswith('need quotes: max-body = "8MiB"'), problem)
         (problem,) = self.refused("port = 1\nport = 2\n")
         self.assertTrue(problem.startswith(", line 2, "), problem)
+        self.assertTrue(problem.endswith("The key is in the file twice"), problem)
         (problem,) = self.refused("listen = [")
         self.assertTrue(problem.startswith(", end of file: "), problem)
 

@@ -30,6 +30,14 @@ CLIENT_VARIABLES: Final = frozenset(
 #: Maximum size of a configuration file in bytes.
 MAX_FILE: Final = 1 << 20
 
+_QUOTES: Final = 'Text, sizes and times need quotes: max-body = "8MiB"'
+#: Advice for messages of tomllib that begin like this.
+_HINTS: Final = {
+    "Expected newline": _QUOTES,
+    "Invalid value": _QUOTES,
+    "Cannot overwrite": "The key is in the file twice",
+}
+
 # Docker links and Kubernetes set such variables, and DURABLE_STREAMS_PORT=tcp://10.0.0.1:4437,
 # for a service called durable-streams; they are not settings.
 _LINKS: Final = re.compile(
@@ -132,7 +140,8 @@ def configuration_file(path: str, problems: list[str]) -> Source:
             return {}
         reason, _, place = str(error).removesuffix(")").partition(" (at ")
         place = place.replace("end of document", "end of file")
-        problems.append(f"{path}, {place}: {reason[0].lower()}{reason[1:]}")
+        hints = [hint for start, hint in _HINTS.items() if reason.startswith(start)]
+        problems.append(f"{path}, {place}: {'. '.join([reason[0].lower() + reason[1:], *hints])}")
         return {}
     source = {}
     lines = lines_of_keys(text)
