@@ -175,6 +175,16 @@ class ServerTests(WorkersTestCase):
         self.assertNotIn("front-1", starting.log)
         self.assert_nothing_left(supervised)
 
+    def test_killed_while_it_stops(self) -> None:
+        """A SIGKILL while a worker does not stop leaves neither processes nor temporary files."""
+        with self.serve() as server:
+            supervised = children_of(server.pid)
+            os.kill(workers_in(server.log)["front-1"], signal.SIGSTOP)
+            os.kill(server.pid, signal.SIGTERM)
+            server.until("The server is stopping")
+            self.assertEqual(server.stop(signal.SIGKILL), -signal.SIGKILL)
+        self.assert_nothing_left(supervised)
+
     def test_cannot_start(self) -> None:
         """Errors of the environment are one line on stderr and exit status 1."""
         with self.serve("--data-dir", "data", workers=1) as other:

@@ -71,6 +71,25 @@ else:
     os.kill(worker, signal.SIGKILL)
 """
 
+# A byte without a descriptor: the kernel drops a descriptor for which there is no room.
+_LOST_DESCRIPTOR = """
+import os, socket
+from durable_streams_tw.service.workers.template import fork_workers
+
+ours, theirs = socket.socketpair()
+ours.send(b"0")
+read, write = socket.socketpair()
+socket.send_fds(ours, [b"0"], [write.fileno()])
+write.close()
+ours.close()
+pair = fork_workers(theirs)
+if pair is not None:
+    pair.send(b"forked")
+    os._exit(0)
+theirs.close()
+print(read.recv(20).decode())
+"""
+
 
 class TemplateTests(SynchronousTestCase):
     def test_modules(self) -> None:
@@ -84,3 +103,8 @@ class TemplateTests(SynchronousTestCase):
             raise SkipTest("the system sends no signal to the children of a process that ends")
         done = run_python(_SUSPENDED_WORKER)
         self.assertEqual((done.stdout, done.stderr), ("ended by signal 9\n", ""))
+
+    def test_lost_descriptor(self) -> None:
+        """A template that receives no descriptor does not take its supervisor for ended."""
+        done = run_python(_LOST_DESCRIPTOR)
+        self.assertEqual((done.stdout, done.stderr), ("forked\n", ""))

@@ -431,7 +431,6 @@ class Supervisor(Service):
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()
-        self._template.kill()
         if self._spare is not None:
             self._spare.kill()
         owners = [worker for name, worker in self._workers.items() if name == OWNER]
@@ -440,6 +439,8 @@ class Supervisor(Service):
             lambda: self._stop(fronts, FRONT_STOP),
             lambda: self._stop(owners, OWNER_STOP),
             self._remove_directory,
+            # Last: it removes the directory if this process is killed before.
+            self._template.kill,
         )
 
     def _stop(self, workers: Iterable[WorkerProcess], patience: float) -> Deferred[Any]:

@@ -78,9 +78,12 @@ def fork_workers(control: socket.socket) -> socket.socket | None:
     Return its pair in a worker, and None in this process once the supervisor has ended.
     """
     while True:
-        _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-        if not descriptors:
+        data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not data:
             return None
+        if not descriptors:
+            # The system had none left. The supervisor finds the pair closed.
+            continue
         pair = socket.socket(fileno=descriptors[0])
         child = os.fork()
         if child:
