@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from twisted.internet.base import ReactorBase
+from twisted.internet.base import DelayedCall, ReactorBase
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,7 +19,7 @@ class SettableReactor(ReactorBase):
     """Reactor without I/O whose clock the test sets."""
 
     def __init__(self, seconds: clocks.Seconds | None = None) -> None:
-        self.wakes = 0
+        self.wakes = self.searches = 0
         ReactorBase.__init__(self)
         if seconds is not None:
             self.seconds = seconds
@@ -30,6 +30,11 @@ class SettableReactor(ReactorBase):
     def wakeUp(self) -> None:
         """Count the calls: no thread sleeps."""
         self.wakes += 1
+
+    def _moveCallLaterSooner(self, delayedCall: DelayedCall) -> None:
+        """Count the searches among all calls."""
+        self.searches += 1
+        ReactorBase._moveCallLaterSooner(self, delayedCall)
 
     def turn(self) -> None:
         """Run due calls."""
@@ -116,20 +121,29 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["steady"])
 
     def test_next_turn(self) -> None:
-        """A delay of 0 fires in the next turn, also after the clock was set back."""
+        """A delay of 0 fires in the next turn; when the clock is set back, after the clocks have
+        been compared.
+        """
         self.later(0, "next")
-        self.machine.step(-8)
         self.assertEqual(self.made, [])
         self.reactor.turn()
         self.assertEqual(self.made, ["next"])
+        self.later(0, "set back")
+        self.machine.step(-8)
+        self.timers.compare()
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(self.made, ["next", "set back"])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
-    def test_no_wake_up(self) -> None:
-        """The reactor, on whose thread timers are made, is not woken for them."""
+    def test_little_work(self) -> None:
+        """The reactor, on whose thread timers are made, is not woken for them, and does not search
+        its other calls.
+        """
         for delay in (0, 1, 0):
             self.later(delay, "x")
         self.reactor.turn()
-        self.assertEqual((self.made, self.reactor.wakes), (["x", "x"], 0))
+        self.assertEqual((self.made, self.reactor.wakes, self.reactor.searches), (["x", "x"], 0, 0))
 
     def test_rescheduled_in_a_turn(self) -> None:
         """Other events run between two calls with delay 0."""

@@ -217,10 +217,9 @@ class MonotonicTimers:
         self._unschedule()
         delay = max(0, due - self._seconds())
         self._wake_at = due if delay else float("-inf")
+        # Not reset to the past, in case that the clock is set back before the next iteration:
+        # the reactor would search all of its calls for this one.
         self._wake = self._reactor.callLater(delay, self._fire)
-        if not delay:
-            # If the clock is set back before the next iteration, the call is due nevertheless.
-            self._wake.reset(self._wake_at)
 
     def _unschedule(self) -> None:
         cancel(self._wake)
