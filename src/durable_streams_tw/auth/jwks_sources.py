@@ -25,6 +25,7 @@ from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.concurrency import in_daemon_thread
 from durable_streams_tw.outgoing.agent import IdentityAgent
+from durable_streams_tw.outgoing.error_text import sentence
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
 Fetch = Callable[[], "Deferred[bytes]"]
@@ -116,7 +117,7 @@ def _as_fetch_error(failure: Failure) -> bytes:
     if isinstance(error, FetchError):
         raise error
     if isinstance(error, ConnectError):
-        raise FetchError(f"could not connect: {error}") from None
+        raise FetchError(sentence(error)) from None
     raise FetchError(f"the request failed: {type(error).__name__}") from None
 
 

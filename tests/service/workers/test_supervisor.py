@@ -247,6 +247,7 @@ class RestartTests(SynchronousTestCase):
             self.made[-1].end()
         self.assertEqual([event["worker"] for event in events], [TEMPLATE])
         self.assertIn("was killed by signal 9", events[0]["how"])
+        self.assertEqual(events[0]["when"], "now")
         self.reactor.advance(0)
         self.assertEqual(len(self.templates), 2)
 

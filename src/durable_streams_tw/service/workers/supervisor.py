@@ -349,11 +349,11 @@ class Supervisor(Service):
         backoff = self._backoffs.setdefault(name, RestartBackoff())
         pause = backoff.pause(ended.started, self._reactor.seconds())
         self._log.error(
-            "{worker} (process {pid}) {how}; it restarts in {pause:g} s",
+            "{worker} (process {pid}) {how}; it restarts {when}",
             worker=name,
             pid=ended.pid,
             how=how,
-            pause=pause,
+            when=f"in {pause:g} s" if pause else "now",
         )
         # A spare process whose restart is pending may have been forked for another restart.
         cancel(self._restarts.get(name))
