@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 from tests.postgres.cluster import USER, Cluster, running_cluster
 from tests.postgres.nodes import Node
-from tests.postgres.traffic import Traffic
+from tests.traffic import Traffic
 
 STREAMS = 10
 # Messages of each producer before the primary is killed, and after the promotion.

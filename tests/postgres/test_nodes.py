@@ -21,10 +21,10 @@ from tests.crash.test_wake_kill import Receiver
 from tests.postgres.cluster import Cluster, running_cluster, shared_cluster
 from tests.postgres.fault_proxy import Cut, FaultProxy
 from tests.postgres.nodes import Node, Response, ask
-from tests.postgres.traffic import Traffic
 from tests.service.black_box import PATIENCE, ROOT
 from tests.sse_parser import Parser
 from tests.subscriptions.test_keyring import verify
+from tests.traffic import Traffic
 
 # Messages of each producer before and after a fault.
 MESSAGES = 5

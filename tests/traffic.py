@@ -1,7 +1,7 @@
-"""Writers with producers and live readers at several nodes, and a check of their results.
+"""Writers with producers and live readers at one or more ports, and a check of their results.
 
-Writers repeat a request without a usable answer, with the same sequence number, at the next node.
-Readers resume at the last offset. Neither uses the database directly.
+Writers repeat a request without a usable answer, with the same sequence number, at the next port.
+Readers resume at the last offset.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 from tests.service.black_box import ROOT
 from tests.sse_parser import Parser
 
-PAUSE = 0.05
-# Time in which a node answers, or a live reader receives at least a comment.
+PAUSE = 0.02
+# Time in which a server answers, or a live reader receives at least a comment.
 SOCKET_TIMEOUT = 20.0
 # Time in which everything ends once the writers have stopped.
 END_SECONDS = 60.0
@@ -41,7 +41,7 @@ class _Client(threading.Thread):
         """Return the port of the next request."""
         return self._ports[self._turn % len(self._ports)]
 
-    def _request(
+    def open(
         self, method: str, target: str, body: bytes | None = None, **headers: str
     ) -> HTTPResponse | None:
         """Return the response; None, and go on to the next port, if there is none or it is 5xx."""
@@ -59,11 +59,28 @@ class _Client(threading.Thread):
             return None
         return response
 
-    def _fail(self) -> None:
-        self.failures += 1
+    def ask(
+        self, method: str, target: str, body: bytes | None = None, **headers: str
+    ) -> tuple[HTTPResponse, bytes] | None:
+        """Return the response and its body; otherwise like `open`."""
+        response = self.open(method, target, body, **headers)
+        if response is None:
+            return None
+        try:
+            return response, response.read()
+        except (OSError, HTTPException):
+            self._fail()
+            return None
+
+    def close(self) -> None:
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _fail(self) -> None:
+        self.failures += 1
+        self.close()
         self._turn += 1
         time.sleep(PAUSE)
 
@@ -92,21 +109,21 @@ class Writer(_Client):
     def _append(self, number: int) -> None:
         body = f"{self.name}:{number};".encode()
         while True:
-            response = self._request(
+            answer = self.ask(
                 *("POST", self.path, body),
                 Content_Type="text/plain",
                 Producer_Id=self.name,
                 Producer_Epoch="0",
                 Producer_Seq=str(number),
             )
-            if response is None:
+            if answer is None:
                 continue
-            answer = response.read()
+            response, text = answer
             if response.status in (200, 204):
                 self.acknowledged += 1
                 self.duplicates += response.status == 204
             else:
-                self.fault = f"{self.name} got {response.status} for {number}: {answer!r}"
+                self.fault = f"{self.name} got {response.status} for {number}: {text!r}"
             return
 
 
@@ -123,14 +140,10 @@ class LongPollReader(_Client):
         closed = False
         while not closed and self.fault is None:
             query = urlencode({"offset": self.offset, "live": "long-poll"})
-            response = self._request("GET", f"{self.path}?{query}")
-            if response is None:
+            answer = self.ask("GET", f"{self.path}?{query}")
+            if answer is None:
                 continue
-            try:
-                body = response.read()
-            except (OSError, HTTPException):
-                self._fail()
-                continue
+            response, body = answer
             if response.status not in (200, 204):
                 self.fault = f"reader of {self.path} got {response.status}: {body!r}"
                 return
@@ -146,7 +159,7 @@ class SSEReader(LongPollReader):
         closed = False
         while not closed and self.fault is None:
             query = urlencode({"offset": self.offset, "live": "sse"})
-            response = self._request("GET", f"{self.path}?{query}")
+            response = self.open("GET", f"{self.path}?{query}")
             if response is not None and response.status != 200:
                 self.fault = f"reader of {self.path} got {response.status}"
             elif response is not None:
@@ -171,9 +184,7 @@ class SSEReader(LongPollReader):
                         return True
         except (OSError, HTTPException):
             self._fail()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self.close()
         return False
 
 
@@ -194,8 +205,8 @@ class Traffic:
     def start(self) -> None:
         """Create the streams and start all clients."""
         for path in self.paths:
-            response = _once(self._ports[0], "PUT", path)
-            assert response.status == 201, response.read()
+            response, body = _once(self._ports[0], "PUT", path)
+            assert response.status in (200, 201), body
         for client in (*self.readers, *self.writers):
             client.start()
 
@@ -209,6 +220,24 @@ class Traffic:
                 assert time.monotonic() < deadline, f"{writer.name} is stuck at {number}"
                 time.sleep(PAUSE)
 
+    def check(self) -> list[str]:
+        """Return everything that is wrong so far, while the clients go on."""
+        wrong = [client.fault for client in (*self.writers, *self.readers) if client.fault]
+        acknowledged = [writer.acknowledged for writer in self.writers]
+        contents = {path: _once(self._ports[0], "GET", path)[1] for path in self.paths}
+        for writer, least in zip(self.writers, acknowledged, strict=True):
+            found = _messages(writer, contents[writer.path])
+            if found != list(range(max(least, len(found)))):
+                wrong.append(_difference(writer, found))
+        deadline = time.monotonic() + END_SECONDS
+        for reader in self.readers:
+            content = contents[reader.path]
+            while len(reader.received) < len(content) and time.monotonic() < deadline:
+                time.sleep(PAUSE)
+            if not reader.received.startswith(content):
+                wrong.append(f"a reader of {reader.path} received other bytes than the stream has")
+        return wrong
+
     def finish(self) -> list[str]:
         """Stop the writers, close the streams, and return everything that is wrong."""
         for writer in self.writers:
@@ -220,12 +249,12 @@ class Traffic:
             if writer.is_alive() or writer.fault is not None:
                 wrong.append(writer.fault or f"{writer.name} does not end")
         for path in self.paths:
-            status = _once(self._ports[0], "POST", path, Stream_Closed="true").status
+            status = _once(self._ports[0], "POST", path, Stream_Closed="true")[0].status
             if status != 204:
                 wrong.append(f"{path} was not closed: {status}")
         contents = {}
         for path in self.paths:
-            bodies = [_once(port, "GET", path).read() for port in self._ports]
+            bodies = [_once(port, "GET", path)[1] for port in self._ports]
             contents[path] = bodies[0]
             if len(set(bodies)) != 1:
                 wrong.append(f"{path} differs between nodes: {list(map(len, bodies))} bytes")
@@ -236,7 +265,9 @@ class Traffic:
             elif reader.received != contents[reader.path]:
                 wrong.append(f"a reader of {reader.path} received other bytes than the stream has")
         for writer in self.writers:
-            wrong += _check(writer, contents[writer.path])
+            found = _messages(writer, contents[writer.path])
+            if found != list(range(writer.acknowledged)):
+                wrong.append(_difference(writer, found))
         return wrong
 
     def report(self) -> str:
@@ -250,24 +281,28 @@ class Traffic:
         )
 
 
-def _check(writer: Writer, content: bytes) -> list[str]:
-    """Return how a stream differs from the messages that were acknowledged to a writer."""
+def _messages(writer: Writer, content: bytes) -> list[int]:
+    """Return the numbers of a writer's messages in a stream."""
     messages = content.decode().split(";")[:-1]
-    found = [
+    return [
         int(message.partition(":")[2]) for message in messages if message.startswith(writer.name)
     ]
-    if found == list(range(writer.acknowledged)):
-        return []
+
+
+def _difference(writer: Writer, found: list[int]) -> str:
+    """Return how a stream differs from the messages that were acknowledged to a writer."""
     lost = sorted(set(range(writer.acknowledged)) - set(found))
-    sentence = (
+    return (
         f"{writer.path} has {len(found)} messages of {writer.name}, acknowledged were "
         f"{writer.acknowledged}; lost: {lost[:5]}, in order: {found == sorted(set(found))}"
     )
-    return [sentence]
 
 
-def _once(port: int, method: str, path: str, **headers: str) -> HTTPResponse:
-    connection = HTTPConnection("127.0.0.1", port, timeout=SOCKET_TIMEOUT)
-    fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, ROOT + path, headers={"Content-Type": "text/plain", **fields})
-    return connection.getresponse()
+def _once(port: int, method: str, path: str, **headers: str) -> tuple[HTTPResponse, bytes]:
+    """Send a request until there is a usable answer, and return it with its body."""
+    client = _Client([port], 0)
+    deadline = time.monotonic() + END_SECONDS
+    while (answer := client.ask(method, path, None, Content_Type="text/plain", **headers)) is None:
+        assert time.monotonic() < deadline, f"no answer to {method} {path}"
+    client.close()
+    return answer
