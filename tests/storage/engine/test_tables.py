@@ -100,9 +100,9 @@ class KeyTests(SynchronousTestCase):
     """Keys fit, are unique, and lie in the range of their owner."""
 
     @given(st.integers(0, 2**64 - 2), st.lists(st.text(min_size=1, max_size=700), max_size=5))
-    def test_stream_keys(self, number: int, paths: list[str]) -> None:
+    def test_owned_keys(self, number: int, paths: list[str]) -> None:
         first, stop = tables.owned_range(number)
-        keys = {tables.stream_key(number, path) for path in paths}
+        keys = {tables.owned_key(number, path) for path in paths}
         self.assertEqual(len(keys), len(set(paths)))
         for key in keys:
             self.assertTrue(first < key < stop)
@@ -111,7 +111,7 @@ class KeyTests(SynchronousTestCase):
     def test_long_names(self) -> None:
         """Long names that differ only at their end have different keys."""
         same = "x" * 700
-        self.assertNotEqual(tables.stream_key(1, same + "a"), tables.stream_key(1, same + "b"))
+        self.assertNotEqual(tables.owned_key(1, same + "a"), tables.owned_key(1, same + "b"))
         longest = tables.subscription_key("x" * MAX_SUBSCRIPTION_ID)
         self.assertLess(len(longest), 511)
 
@@ -141,7 +141,7 @@ class MemoryRecordTests(SynchronousTestCase):
         held = MemoryStore(lambda: 0)
         expected: dict[bytes, Cursor] = {}
         for put, number, path, acked in steps:
-            key = tables.stream_key(number, path)
+            key = tables.owned_key(number, path)
             if put:
                 held.put(CURSORS, key, Cursor(path, acked))
                 expected[key] = Cursor(path, acked)

@@ -87,7 +87,7 @@ def drop(transaction: Transaction, member: Member, path: str) -> int:
     Also end the subscription's wake if no other stream is pending, unless a worker holds the lease.
     """
     number, name = member
-    key = tables.stream_key(number, path)
+    key = tables.owned_key(number, path)
     if transaction.get(tables.CURSORS, key) is None:
         return 1
     state = transaction.get(tables.SUBSCRIPTIONS, tables.subscription_key(name))
@@ -199,7 +199,7 @@ def _tell(transaction: Transaction, fan_out: FanOut, member: Member, now: int) -
     if kind is FanOutKind.ENDED:
         return drop(transaction, member, path)
     number, name = member
-    key = tables.stream_key(number, path)
+    key = tables.owned_key(number, path)
     if kind is FanOutKind.GROWN and transaction.get(tables.CURSORS, key) is not None:
         return 1
     state = transaction.get(tables.SUBSCRIPTIONS, tables.subscription_key(name))
@@ -324,6 +324,6 @@ def _around(
     records: StoreSnapshot | Transaction, state: Subscription
 ) -> Iterator[tuple[bytes, Cursor]]:
     first, stop = tables.owned_range(state.number)
-    begin = tables.stream_key(state.number, state.trigger)
+    begin = tables.owned_key(state.number, state.trigger)
     yield from records.range(tables.CURSORS, begin, stop)
     yield from records.range(tables.CURSORS, first, begin)

@@ -165,7 +165,7 @@ def _glob_candidates(snapshot: StoreSnapshot, state: Subscription) -> Iterable[s
 def _link(
     snapshot: StoreSnapshot, state: Subscription, path: str, explicit: bool
 ) -> SubscriptionLink:
-    cursor = snapshot.get(tables.CURSORS, tables.stream_key(state.number, path))
+    cursor = snapshot.get(tables.CURSORS, tables.owned_key(state.number, path))
     stream = snapshot.active_stream(path)
     # A stream without a cursor has nothing pending.
     acked = cursor.acked if cursor is not None else 0 if stream is None else stream.tail

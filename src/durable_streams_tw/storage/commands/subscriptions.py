@@ -120,13 +120,13 @@ def _subscribe(
         pending.ended(transaction, config.wake_stream, now)
     register(transaction.index, state)
     for path in command.streams:
-        _name(transaction, state, path)
+        _link_explicitly(transaction, state, path)
     pending.save(transaction, state)
     return outcomes.Subscribed(state, True)
 
 
-def _name(transaction: Transaction, state: Subscription, path: str) -> None:
-    transaction.put(tables.LINKS, tables.stream_key(state.number, path), ExplicitLink(path))
+def _link_explicitly(transaction: Transaction, state: Subscription, path: str) -> None:
+    transaction.put(tables.LINKS, tables.owned_key(state.number, path), ExplicitLink(path))
     transaction.index.link(_member(state), path)
 
 
@@ -144,7 +144,7 @@ def _link(
     fresh = [
         path
         for path in paths
-        if transaction.get(tables.LINKS, tables.stream_key(state.number, path)) is None
+        if transaction.get(tables.LINKS, tables.owned_key(state.number, path)) is None
     ]
     if state.config.wake_stream in fresh:
         return Refusal(
@@ -158,7 +158,7 @@ def _link(
         )
     if fresh:
         for path in fresh:
-            _name(transaction, state, path)
+            _link_explicitly(transaction, state, path)
         state = subscriptions_state.with_explicit_count(state, explicit)
         pending.save(transaction, state)
     return outcomes.Relinked(state)
@@ -167,7 +167,7 @@ def _link(
 def _unlink(
     transaction: Transaction, state: Subscription, path: str
 ) -> outcomes.SubscriptionOutcome:
-    key = tables.stream_key(state.number, path)
+    key = tables.owned_key(state.number, path)
     if transaction.get(tables.LINKS, key) is None:
         return outcomes.Relinked(state)
     transaction.remove(tables.LINKS, key)
@@ -276,8 +276,8 @@ def _next(
     transaction: Transaction, state: Subscription, now: int, acks: tuple[commands.Ack, ...] = ()
 ) -> Subscription:
     """End the wake and begin the next if streams are pending; save and return the new state."""
-    keys = [tables.stream_key(state.number, ack.path) for ack in acks]
-    last = max(keys, default=tables.stream_key(state.number, state.trigger))
+    keys = [tables.owned_key(state.number, ack.path) for ack in acks]
+    last = max(keys, default=tables.owned_key(state.number, state.trigger))
     after = subscriptions_state.end_wake(state)
     after = pending.wake_if_pending(transaction, after, last, now)
     pending.save(transaction, after)
@@ -304,7 +304,7 @@ def _refuse_ack(
     stream = living(transaction, ack.path, now)
     if stream is None:
         return _UNKNOWN_STREAM
-    cursor = transaction.get(tables.CURSORS, tables.stream_key(state.number, ack.path))
+    cursor = transaction.get(tables.CURSORS, tables.owned_key(state.number, ack.path))
     acked = stream.tail if cursor is None else cursor.acked
     position = offsets.resolve(stream, ack.offset)
     if isinstance(position, Refusal):
@@ -348,7 +348,7 @@ def _acknowledge(
 
     Remove the cursor if the ack reaches the tail. Ignore an ack that is not ahead of the cursor.
     """
-    key = tables.stream_key(state.number, ack.path)
+    key = tables.owned_key(state.number, ack.path)
     cursor = transaction.get(tables.CURSORS, key)
     stream = living(transaction, ack.path, now)
     if cursor is None or stream is None:

@@ -102,7 +102,7 @@ def subscription_key(name: str) -> bytes:
     return name.encode("utf-8")
 
 
-def stream_key(number: int, path: str) -> bytes:
+def owned_key(number: int, path: str) -> bytes:
     """Return the key of a stream in the `OWNED` tables of a subscription."""
     return number.to_bytes(8, "big") + name_key(path)
 

@@ -32,7 +32,7 @@ from durable_streams_tw.protocol.subscriptions.commands import (
 )
 from durable_streams_tw.protocol.subscriptions.index import Member, SubscriptionIndex
 from durable_streams_tw.storage.api import OF_STREAMS, Command
-from durable_streams_tw.storage.engine.tables import stream_key, subscription_key
+from durable_streams_tw.storage.engine.tables import owned_key, subscription_key
 
 MIGRATION: Final = 1
 """Second key of the advisory lock that a migration holds."""
@@ -75,7 +75,7 @@ class LockSet(Struct):
     def add_cursors(self, members: Iterable[Member], path: str, exists: bool) -> None:
         """Add the cursors of a stream's subscriptions, which change if they exist or not."""
         for number, name in members:
-            key = stream_key(number, path)
+            key = owned_key(number, path)
             known = self.cursors.get(key)
             when = exists if known is None or known[1] is exists else None
             self.cursors[key] = subscription_key(name), when

@@ -30,7 +30,7 @@ from durable_streams_tw.storage.engine.tables import (
     SUBSCRIPTIONS,
     Table,
     load,
-    stream_key,
+    owned_key,
     subscription_key,
 )
 from tests.storage.command_builders import JSON, append, create, delete
@@ -144,29 +144,29 @@ class CheckSubscriptionTests(SynchronousTestCase):
             self.engine = subscribed_store()
 
     def test_links(self) -> None:
-        self.drop(LINKS, stream_key(self.number("idle"), "missing"))
+        self.drop(LINKS, owned_key(self.number("idle"), "missing"))
         self.assertFinds()
-        self.put(LINKS, stream_key(self.number("idle"), "more"), ExplicitLink("more"))
+        self.put(LINKS, owned_key(self.number("idle"), "more"), ExplicitLink("more"))
         self.assertFinds()
-        self.put(LINKS, stream_key(self.number("idle"), "quiet"), ExplicitLink("b"))
+        self.put(LINKS, owned_key(self.number("idle"), "quiet"), ExplicitLink("b"))
         self.assertFinds()
-        self.put(LINKS, stream_key(10**18, "a"), ExplicitLink("a"))
+        self.put(LINKS, owned_key(10**18, "a"), ExplicitLink("a"))
         self.assertIn(Flaw.ORPHAN, self.found())
 
     def test_cursors(self) -> None:
-        self.put(CURSORS, stream_key(self.number("idle"), "quiet"), Cursor("quiet", 0))
+        self.put(CURSORS, owned_key(self.number("idle"), "quiet"), Cursor("quiet", 0))
         self.assertFinds()
         for cursor in (Cursor("a", 1), Cursor("a", 9), Cursor("a", -1), Cursor("b", 0)):
-            self.put(CURSORS, stream_key(self.number("offered"), "a"), cursor)
+            self.put(CURSORS, owned_key(self.number("offered"), "a"), cursor)
             self.assertFinds()
-        self.put(CURSORS, stream_key(self.number("offered"), "wake"), Cursor("wake", 0))
+        self.put(CURSORS, owned_key(self.number("offered"), "wake"), Cursor("wake", 0))
         self.assertFinds()
-        self.put(CURSORS, stream_key(self.number("offered"), "none"), Cursor("none", 0))
+        self.put(CURSORS, owned_key(self.number("offered"), "none"), Cursor("none", 0))
         self.assertFinds()
         for path in ("a", LONG):
-            self.drop(CURSORS, stream_key(self.number("offered"), path))
+            self.drop(CURSORS, owned_key(self.number("offered"), path))
         self.assertFinds()
-        self.put(CURSORS, stream_key(10**18, "a"), Cursor("a", 0))
+        self.put(CURSORS, owned_key(10**18, "a"), Cursor("a", 0))
         self.assertIn(Flaw.ORPHAN, self.found())
 
     def test_keys_of_strange_form(self) -> None:

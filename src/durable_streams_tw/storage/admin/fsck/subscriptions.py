@@ -77,7 +77,7 @@ class SubscriptionChecker:
             if isinstance(link, CorruptRecord):
                 # Reported by `_owned`.
                 return
-            if link_key != tables.stream_key(state.number, link.path):
+            if link_key != tables.owned_key(state.number, link.path):
                 yield _wrong(
                     tables.LINKS.prefix + link_key, f"the record is that of stream {link.path!r}"
                 )
@@ -123,7 +123,7 @@ class SubscriptionChecker:
                 continue
             whole = tables.CURSORS.prefix + cursor_key
             path = cursor.path
-            if cursor_key != tables.stream_key(state.number, path):
+            if cursor_key != tables.owned_key(state.number, path):
                 yield _wrong(whole, f"the record is that of stream {path!r}")
             if path not in named and (glob is None or not matches(glob, path)):
                 yield _wrong(whole, f"{path!r} is not linked")
