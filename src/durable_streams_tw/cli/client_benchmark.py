@@ -10,9 +10,8 @@ from msgspec import json
 from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
 
 from durable_streams_tw.cli.client_options import Duration, client_command
-from durable_streams_tw.cli.client_run import installed_reactor
 from durable_streams_tw.client import StreamClient
-from durable_streams_tw.client.event_loops import settled
+from durable_streams_tw.client.event_loops import installed_reactor, settled
 from durable_streams_tw.client.stream import Stream
 from durable_streams_tw.clocks import monotonic_timers
 

@@ -11,10 +11,9 @@ from twisted.internet.task import deferLater
 
 from durable_streams_tw.cli import store_tasks
 from durable_streams_tw.cli.client_options import client_command
-from durable_streams_tw.cli.client_run import installed_reactor
 from durable_streams_tw.cli.operators import Operators
 from durable_streams_tw.client import StreamClient
-from durable_streams_tw.client.event_loops import settled
+from durable_streams_tw.client.event_loops import installed_reactor, settled
 
 
 @client_command()

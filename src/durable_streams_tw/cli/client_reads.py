@@ -15,11 +15,12 @@ from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, FirstError, ensureDeferred, gatherResults
 
 from durable_streams_tw.cli.client_options import client_command, with_scheme
-from durable_streams_tw.cli.client_run import Output, OutputClosed, installed_reactor
+from durable_streams_tw.cli.client_run import Output, OutputClosed
 from durable_streams_tw.cli.operators import Operators, is_pattern
 from durable_streams_tw.cli.progress import ReadProgress
 from durable_streams_tw.client import StreamClient
 from durable_streams_tw.client.errors import Rejected, about
+from durable_streams_tw.client.event_loops import installed_reactor
 from durable_streams_tw.client.follow import Batch, Live
 from durable_streams_tw.client.messages import is_message, messages, on_one_line
 from durable_streams_tw.client.stream import Stream

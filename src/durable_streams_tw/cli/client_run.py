@@ -70,18 +70,12 @@ class Output:
         threading.Thread(target=watch, name="output", daemon=True).start()
 
 
-def installed_reactor() -> Any:
-    """Return Twisted's reactor. Its import installs one."""
-    from twisted.internet import reactor
-
-    return reactor
-
-
 def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = False) -> None:
     """Run the reactor until ``main(reactor)`` returns; exit with an error status if it fails.
 
     SIGINT kills the process without cleanup.
     """
+    from durable_streams_tw.client.event_loops import installed_reactor
     from durable_streams_tw.clocks import make_monotonic
 
     reactor = installed_reactor()

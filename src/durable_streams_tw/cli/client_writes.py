@@ -9,9 +9,9 @@ from msgspec import json
 
 from durable_streams_tw.cli.client_input import StdinReader, lines_of, pieces_of
 from durable_streams_tw.cli.client_options import Duration, client_command
-from durable_streams_tw.cli.client_run import installed_reactor
 from durable_streams_tw.cli.progress import StdinProgress
 from durable_streams_tw.client.errors import BadTarget, InvalidArgument, NotFound, ProducerStopped
+from durable_streams_tw.client.event_loops import installed_reactor
 from durable_streams_tw.client.messages import is_message
 from durable_streams_tw.client.producer import Delivery, Producer
 from durable_streams_tw.client.stream import Stream
