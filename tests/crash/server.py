@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -146,8 +145,7 @@ class ServerCase(SynchronousTestCase):
     """Test case with a directory for the data of a server."""
 
     def setUp(self) -> None:
-        scratch = scratch_directory()
-        self.addCleanup(shutil.rmtree, scratch)
+        scratch = scratch_directory(self)
         self.directory = os.path.join(scratch, "data")
 
     def start(self) -> tuple[Server, list[Producer]]:

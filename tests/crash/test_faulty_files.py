@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -47,8 +46,7 @@ class FaultyFilesTests(SynchronousTestCase):
         skip = "the layer needs Linux and gcc"
 
     def setUp(self) -> None:
-        scratch = scratch_directory()
-        self.addCleanup(shutil.rmtree, scratch)
+        scratch = scratch_directory(self)
         self.directory = os.path.join(scratch, "data")
         self.layer = FaultyFiles(scratch, self.directory)
         self.addCleanup(self.layer.close)

@@ -223,8 +223,7 @@ class FileLimitTests(SynchronousTestCase):
 
     def test_limit(self) -> None:
         """The limit acts like a full disk: 507, while reads and deletions work."""
-        scratch = scratch_directory()
-        self.addCleanup(shutil.rmtree, scratch)
+        scratch = scratch_directory(self)
         directory = os.path.join(scratch, "data")
         process = DriverProcess(directory, CRASH_FILE_LIMIT=str(4 * 2**20))
         for path in ("a", "b"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from zlib import crc32
 
 from twisted.python.runtime import platform
@@ -26,8 +25,7 @@ class LargeStreamTests(SynchronousTestCase):
         skip = "the system does not say how much memory another process takes"
 
     def test_read_by_four(self) -> None:
-        scratch = scratch_directory()
-        self.addCleanup(shutil.rmtree, scratch)
+        scratch = scratch_directory(self)
         directory = os.path.join(scratch, "data")
         writer = DriverProcess(directory)
         writer.ask("create", "a", "")

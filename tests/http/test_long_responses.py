@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -32,8 +31,7 @@ class StoreTests(SynchronousTestCase):
 
     def test_no_snapshot_waits_for_a_client(self) -> None:
         """No LMDB snapshot is open between two pieces."""
-        directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, directory)
+        directory = scratch_directory(self)
         store = DurableStore(directory, Clock(), InlineExecutor(), segment_size=64 * 1024)
         fixture = Http1ServerFixture(store=store)
         fixture.put("a", body=BODY)

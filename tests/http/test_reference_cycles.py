@@ -9,7 +9,6 @@ large body, with both HTTP servers, both stores, and with or without authorizati
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -686,8 +685,7 @@ class CycleCase:
         case: Any = self
         directory: str | None = None
         if self.durable:
-            directory = scratch_directory()
-            case.addCleanup(shutil.rmtree, directory)
+            directory = scratch_directory(case)
 
         def store(clock: Clock) -> IStreamStore:
             assert directory is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -166,8 +165,7 @@ class PlantedTests(SynchronousTestCase):
     """Files that another user has planted in a data directory."""
 
     def setUp(self) -> None:
-        self.directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, self.directory)
+        self.directory = scratch_directory(self)
         self.victim = os.path.join(self.directory, "victim")
         with open(self.victim, "w") as file:
             file.write("precious")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +200,7 @@ class DurableMetricsTests(_Scraping):
         self.clock.rightNow = MORNING
         executor = InlineExecutor()
         now = lambda: int(self.clock.seconds() * 1000)  # noqa: E731
-        directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, directory)
+        directory = scratch_directory(self)
         self.store = DurableStore(directory, self.clock, executor, now=now)
         self.serve(DurableStreams(reactor=self.clock, store=self.store, in_thread=at_once))
 

@@ -224,8 +224,7 @@ class BegunAheadTests(SynchronousTestCase):
     batches, the WAL 75 to 104, and the request of 105 failed."""
 
     def setUp(self) -> None:
-        self.place = scratch_directory()
-        self.addCleanup(shutil.rmtree, self.place)
+        self.place = scratch_directory(self)
         archive = FilePath(__file__).sibling("stores").child("begun-ahead.tar.gz")
         with tarfile.open(archive.path) as tar:
             tar.extractall(self.place, filter="data")

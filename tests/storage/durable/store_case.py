@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.api import IStreamStore
@@ -27,9 +28,12 @@ _SEGMENT_SIZE = 32 * KIB
 _SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def scratch_directory() -> str:
-    """Return a new empty directory, in memory if possible."""
-    return tempfile.mkdtemp(prefix="streams-test-", dir=_SCRATCH)
+def scratch_directory(case: SynchronousTestCase | None = None) -> str:
+    """Return a new empty directory, in memory if possible; remove it after the test of a case."""
+    directory = tempfile.mkdtemp(prefix="streams-test-", dir=_SCRATCH)
+    if case is not None:
+        case.addCleanup(shutil.rmtree, directory)
+    return directory
 
 
 class DurableStoreCase(StoreCase):
@@ -47,8 +51,7 @@ class DurableStoreCase(StoreCase):
 
     def make_store(self) -> DurableStore:
         if self._scratch is None:
-            self._scratch = scratch_directory()
-            self.addCleanup(shutil.rmtree, self._scratch)
+            self._scratch = scratch_directory(self)
         self.directory = tempfile.mkdtemp(dir=self._scratch)
         return self.open_store()
 

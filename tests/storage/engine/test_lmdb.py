@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +31,7 @@ class LMDBCase(SynchronousTestCase):
     """Base of tests with an LMDB environment each."""
 
     def setUp(self) -> None:
-        self.directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, self.directory)
+        self.directory = scratch_directory(self)
         self.engine = LMDBEngine(self.directory)
         self.addCleanup(lambda: self.engine.close())
 
@@ -169,8 +167,7 @@ class OpeningTests(SynchronousTestCase):
     """Directories that cannot be opened, each with its own message."""
 
     def setUp(self) -> None:
-        self.directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, self.directory)
+        self.directory = scratch_directory(self)
         self.path = os.path.join(self.directory, DATA_FILE)
 
     def assertUnusable(self, sentence: str) -> None:

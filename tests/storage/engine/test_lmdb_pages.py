@@ -62,8 +62,7 @@ class CutShortTests(SynchronousTestCase):
     """Random stores, truncated at every page."""
 
     def setUp(self) -> None:
-        self.directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, self.directory)
+        self.directory = scratch_directory(self)
         self.store = os.path.join(self.directory, "store")
         self.path = os.path.join(self.store, DATA_FILE)
 

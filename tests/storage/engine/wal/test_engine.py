@@ -81,8 +81,7 @@ def torn_append(wal: WriteAheadLog, entry: bytes) -> None:
 
 class _Case(SynchronousTestCase):
     def setUp(self) -> None:
-        self.directory = scratch_directory()
-        self.addCleanup(shutil.rmtree, self.directory)
+        self.directory = scratch_directory(self)
         self.due: list[bool] = []
         self.open({})
 
