@@ -120,11 +120,13 @@ class RequestTests(SynchronousTestCase):
         fixture = ClientFixture(Script())
         stream = fixture.stream("s")
         data: Any = 5
+        text: Any = "1h"
         for work in (
             stream.append(""),
             stream.append(data),
             stream.append_json(),
             stream.create(ttl=-1),
+            stream.create(ttl=text),
             stream.read_text(""),
         ):
             self.assertRaises(InvalidArgument, fixture.run, work)
@@ -139,6 +141,16 @@ class RequestTests(SynchronousTestCase):
             self.assertRaises(InvalidArgument, StreamClient, reactor=fixture.clock, **more)
         self.assertRaises(InvalidArgument, RetryPolicy, multiplier=0.5)
         self.assertRaises(BadTarget, fixture.stream, "/")
+        self.assertRaises(InvalidArgument, stream.follow, live=text)
+        error = self.assertRaises(BadTarget, StreamClient, "localhost:1", reactor=fixture.clock)
+        self.assertIn("localhost:1 is not a URL that begins with http://", str(error))
+
+    def test_append_to_a_missing_stream(self) -> None:
+        """An append whose content type the client asks for says that the stream is missing."""
+        fixture = ClientFixture()
+        with self.assertRaises(NotFound) as caught:
+            fixture.run(fixture.stream("missing").append("x"))
+        self.assertIn("the stream does not exist: create it first", str(caught.exception))
 
 
 class OperationTests(SynchronousTestCase):

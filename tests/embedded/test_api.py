@@ -108,6 +108,13 @@ class CallTests(Case):
         self.refused(self.streams.append("missing", b"x"), Problem.STREAM_NOT_FOUND)
         self.assertEqual(self.now(self.streams.read("a")).data, "xé".encode())
 
+    def test_other_types(self) -> None:
+        """Data that are neither bytes nor text are an error of the caller."""
+        self.now(self.streams.create("a", "text/plain"))
+        data: Any = {"x": 1}
+        self.assertRaises(TypeError, self.streams.append, "a", data)
+        self.assertRaises(TypeError, self.streams.create, "b", "text/plain", data)
+
     def test_append_json(self) -> None:
         """In JSON mode, one message or an array is appended."""
         self.now(self.streams.create("a", "application/json"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from twisted.internet.defer import DeferredLock
 
 from durable_streams_tw.client.errors import (
     BadTarget,
     InvalidArgument,
+    NotFound,
     Rejected,
     Unreachable,
     about,
@@ -118,7 +119,12 @@ class Stream:
 
     async def content_type(self) -> str:
         """Return the content type of the stream, asking the server if it is not known."""
-        return self._content_type or (await self.head()).content_type
+        try:
+            return self._content_type or (await self.head()).content_type
+        except NotFound as error:
+            # The response to HEAD has no text.
+            error.args = ("the stream does not exist: create it first",)
+            raise
 
     async def delete(self, *, headers: Fields | None = None, params: Fields | None = None) -> None:
         """Delete the stream (§5.4)."""
@@ -238,6 +244,8 @@ class Stream:
 
         Reconnects after lost connections, without gap or repetition.
         """
+        if live not in get_args(Live):
+            raise InvalidArgument("live", f"must be one of {get_args(Live)}, not {live!r}")
         return follow(self._endpoint.with_fields(headers, params), _offset(offset), live)
 
     async def read_bytes(
@@ -341,8 +349,8 @@ def _offset(offset: str) -> str:
 def _expiry(
     ttl: int | None, expires_at: datetime | str | None
 ) -> tuple[tuple[str, str | int | None], ...]:
-    if ttl is not None and ttl < 0:
-        raise InvalidArgument("ttl", f"must not be negative: {ttl}")
+    if ttl is not None and not str(ttl).isdecimal():
+        raise InvalidArgument("ttl", f"must be a number of seconds, not {ttl!r}")
     moment = expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at
     return ("Stream-TTL", ttl), ("Stream-Expires-At", moment)
 

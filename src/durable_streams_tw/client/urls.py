@@ -48,16 +48,18 @@ def target_of(text: str, base: str = DEFAULT_BASE) -> Target:
     In a relative path, characters that a URL path cannot contain are percent-encoded, including
     ``?`` and ``%``. Raises `BadTarget` if it does not name a stream.
     """
+    given = text
     if "://" not in text:
+        given = base
         if not text.strip("/"):
             raise BadTarget("the name of the stream is empty")
         text = base.rstrip("/") + "/" + quote(text.lstrip("/"))
     try:
         url = URL.from_text(text).to_uri()
     except (ValueError, UnicodeError) as error:
-        raise BadTarget(f"{_shown(text)} is not a URL: {error}") from None
+        raise BadTarget(f"{_shown(given)} is not a URL: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise BadTarget(f"{_shown(text)} is not an http or https URL")
+        raise BadTarget(f"{_shown(given)} is not a URL that begins with http:// or https://")
     authorization = None
     if url.userinfo:
         # A password may contain colons, so only the first one separates (RFC 7617 §2).

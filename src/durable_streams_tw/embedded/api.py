@@ -375,9 +375,9 @@ class DurableStreams(Service):
             (headers.STREAM_FORK_OFFSET, fork_offset),
             (headers.STREAM_FORK_SUB_OFFSET, fork_sub_offset),
         )
+        raw = _bytes(data)
         return _publish(
-            lambda: self._writes.create(_name(path), header, _bytes(data), b""),
-            values.created_info,
+            lambda: self._writes.create(_name(path), header, raw, b""), values.created_info
         )
 
     def append(
@@ -528,7 +528,11 @@ def _name(path: str) -> str:
 
 
 def _bytes(data: bytes | str) -> bytes:
-    return data.encode("utf-8") if isinstance(data, str) else data
+    if isinstance(data, str):
+        return data.encode("utf-8")
+    if not isinstance(data, bytes):
+        raise TypeError(f"data must be bytes or str, not {type(data).__name__}")
+    return data
 
 
 def _timestamp(moment: datetime | str | None) -> str | None:
