@@ -18,6 +18,7 @@ from durable_streams_tw import Batch, DurableStreams, Settings, StreamError, Str
 from durable_streams_tw.http import limits
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT
 from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.storage.postgres.connection import DatabaseSettings
 from tests.http.server_fixture import Client, FakeThreads, ServerFixture
 from tests.tokens import at, bare, position_of
 
@@ -218,6 +219,17 @@ class CallTests(Case):
         self.now(self.streams.stopService())
         self.assertEqual(closed, ["store"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_two_stores(self) -> None:
+        """A directory and a database together are an error of the caller."""
+        settings = DatabaseSettings("postgresql://db/streams")
+        self.assertRaises(ValueError, DurableStreams, "data", database=settings)
+
+    def test_not_started(self) -> None:
+        """Streams on disk refuse requests before the service has started, and say so."""
+        streams = DurableStreams(self.mktemp(), reactor=self.fixture.clock)
+        error = self.refused(streams.create("a"), Problem.STOPPING)
+        self.assertIn("has not started", str(error))
 
     def test_started_once(self) -> None:
         self.now(self.streams.stopService())

@@ -117,6 +117,8 @@ class DurableStreams(Service):
         wrap_handler: Callable[[RequestHandler], RequestHandler] | None = None,
         begin_web_request: Callable[[Any], Callable[[], object]] | None = None,
     ) -> None:
+        if data_dir is not None and database is not None:
+            raise ValueError("data_dir and database are alternatives: pass one of them")
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor

@@ -43,7 +43,7 @@ STORE_AWAY: Final = Refusal(
 )
 
 #: Refusal of requests while the store closes.
-STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
+STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping, or has not started")
 
 _log = Logger()
 
