@@ -6,7 +6,6 @@ import re
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.examples import tutorial
 from tests.examples.blocks import one
 from tests.examples.programs import EXAMPLES, RunningProgram, run_program
 from tests.examples.test_examples import ANSWER, QUESTION
+from tests.service.black_box import new_directory
 
 CHAT = "docs/how-to/browsers.md"
 
@@ -33,8 +33,7 @@ class ReloadTests(BrowserTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.here = Path(self.mktemp()).absolute()
-        self.here.mkdir()
+        self.here = new_directory(self)
 
     def test_llm_tokens(self) -> None:
         with RunningProgram(

@@ -23,7 +23,7 @@ from durable_streams_tw.cli import client_input
 from durable_streams_tw.cli.client_input import lines_of, pieces_of
 from durable_streams_tw.cli.client_options import ClientOptions
 from tests.ports import free_port
-from tests.service.black_box import PATIENCE, Foreground, ask, environment
+from tests.service.black_box import PATIENCE, Foreground, ask, environment, new_directory
 from tests.service.pem import cached_pem
 
 _MAIN = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main; main()"]
@@ -35,8 +35,7 @@ class ClientCase(SynchronousTestCase):
     port = 1
 
     def setUp(self) -> None:
-        self.here = Path(self.mktemp())
-        self.here.mkdir()
+        self.here = new_directory(self)
 
     def start_command(self, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
         """Start a command."""

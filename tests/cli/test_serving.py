@@ -9,13 +9,12 @@ import socket
 import sys
 import time
 from io import BufferedReader
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.dev import greeting
 from tests.cli.test_commands import run_program
-from tests.service.black_box import PATIENCE, ROOT, Foreground, ask
+from tests.service.black_box import PATIENCE, ROOT, Foreground, ask, new_directory
 
 CALL = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main; main()"]
 
@@ -24,8 +23,7 @@ class ServingTestCase(SynchronousTestCase):
     """Test case with a working directory."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir(parents=True)
+        self.directory = new_directory(self)
 
     def start(self, *arguments: str, **variables: str) -> Foreground:
         """Return a process of the command, which starts when the block is entered."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from textwrap import dedent
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.black_box import PATIENCE, Foreground, environment
+from tests.service.black_box import PATIENCE, Foreground, environment, new_directory
 
 PROGRAM = """
 import asyncio
@@ -82,8 +81,7 @@ class AsyncioTests(SynchronousTestCase):
 
     def test_program(self) -> None:
         """Methods, producers, followers, cancelling and time limits work in tasks of asyncio."""
-        here = Path(self.mktemp())
-        here.mkdir()
+        here = new_directory(self)
         program = [sys.executable, "-X", "dev", "-c", dedent(PROGRAM)]
         with Foreground(here, "durable-streams", "--interface=127.0.0.1", "--port=0") as server:
             done = subprocess.run(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tests.client.kill_producer import run
 from tests.client.reactor_case import ReactorTestCase, reactor
+from tests.service.black_box import new_directory
 
 
 class KillProducerTests(ReactorTestCase):
@@ -13,8 +12,7 @@ class KillProducerTests(ReactorTestCase):
 
     async def test_exactly_once(self) -> None:
         """Each message is stored once and seen once, in order."""
-        here = Path(self.mktemp())
-        here.mkdir()
+        here = new_directory(self)
         outcome = await run(reactor, here, 3, 7, lambda line: None)
         self.assertTrue(outcome.is_exact, vars(outcome))
         self.assertEqual(outcome.kills, 3)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.examples.programs import TOP, RunningProgram, run_program
+from tests.service.black_box import new_directory
 
 PAGE = (TOP / "docs" / "auth.md").read_text("utf-8")
 
@@ -17,8 +17,7 @@ class FirstCommandsTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """The printed token creates, appends and reads; without it, the requests get 401."""
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         first, second = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)[:2]
         create, start = first.splitlines()
         made = run_program(here, "sh", "-c", create)

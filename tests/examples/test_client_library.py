@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.examples.console_blocks import commands
 from tests.examples.programs import TOP, RunningProgram, run_program
 from tests.ports import free_port
-from tests.service.black_box import PATIENCE, environment
+from tests.service.black_box import PATIENCE, environment, new_directory
 
 PAGE = TOP / "docs" / "client-library.md"
 _FENCE = re.compile(r"```([a-z]+)\n(.*?)```", re.DOTALL)
@@ -28,8 +28,7 @@ class ClientLibraryTests(SynchronousTestCase):
     """Programs of the page, against one server."""
 
     def setUp(self) -> None:
-        self.here = Path(self.mktemp()).absolute()
-        self.here.mkdir()
+        self.here = new_directory(self)
         server = RunningProgram(self.here, "durable-streams-server", "dev", "--port", "0")
         self.server = server.__enter__()
         self.addCleanup(server.__exit__, None, None, None)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.examples.programs import TOP, RunningProgram, run_program
+from tests.service.black_box import new_directory
 
 _READ = "".join(
     f"\ndurable-streams-server read {name}" for name in ("jobs/1", "logs/app", "events")
@@ -19,8 +19,7 @@ class ClientPageTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """All commands succeed in the order of the page, and append what they are given."""
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         (here / "app.log").write_text("started\n")
         page = (TOP / "docs" / "client.md").read_text("utf-8")
         script = "\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from urllib.request import Request, urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.examples.blocks import one
 from tests.examples.programs import EXAMPLES, RunningProgram, run_program
-from tests.service.black_box import PATIENCE, Foreground, ask
+from tests.service.black_box import PATIENCE, Foreground, ask, new_directory
 
 QUESTION = "Why streams?"
 ANSWER = f"You asked: {QUESTION} A stream keeps each of my words, so you may reload this page. "
@@ -21,8 +20,7 @@ class ExampleTests(SynchronousTestCase):
     """Each example in processes of its own."""
 
     def setUp(self) -> None:
-        self.here = Path(self.mktemp()).absolute()
-        self.here.mkdir()
+        self.here = new_directory(self)
 
     def serve(self) -> Foreground:
         return Foreground(self.here, "durable-streams", "--interface=127.0.0.1", "--port=0")

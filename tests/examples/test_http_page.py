@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol import headers
 from tests.examples.console_blocks import commands, matches
 from tests.examples.programs import TOP, RunningProgram
+from tests.service.black_box import new_directory
 
 PAGE = TOP / "docs" / "http.md"
 
@@ -22,8 +22,7 @@ class HttpPageTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """Every command of the page prints what the page shows, in one shell."""
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         found = commands(PAGE.read_text("utf-8"))
         self.assertGreater(len(found), 20)
         with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:

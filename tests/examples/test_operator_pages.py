@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.examples.blocks import blocks, one
 from tests.examples.console_blocks import Command, commands, matches
 from tests.examples.programs import RunningProgram, process_environment, run_program
-from tests.service.black_box import PATIENCE, ask
+from tests.service.black_box import PATIENCE, ask, new_directory
 from tests.service.pem import cached_pem
 
 _HOST = "http://localhost:4437"
@@ -31,8 +30,7 @@ class PageTestCase(SynchronousTestCase):
     """Test case with a directory of its own for the commands of a page."""
 
     def setUp(self) -> None:
-        self.here = Path(self.mktemp()).absolute()
-        self.here.mkdir()
+        self.here = new_directory(self)
 
     def serve(self, line: str) -> RunningProgram:
         """Start a server with a command of a page, on a port that the system chooses."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.examples.blocks import one
 from tests.examples.programs import RunningProgram, run_program
-from tests.service.black_box import PATIENCE, ask
+from tests.service.black_box import PATIENCE, ask, new_directory
 
 PAGE = "docs/other-clients.md"
 _GO = shutil.which("go", path=f"{os.environ.get('PATH', '')}:/usr/local/go/bin")
@@ -21,8 +20,7 @@ class OtherClientsPageTests(SynchronousTestCase):
 
     def follow(self, name: str, text: str, *command: str) -> None:
         """Run a program against a closed stream of two appends; compare its output."""
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:
             ask(server.port, "PUT", "notes", b"one ")
             ask(server.port, "POST", "notes", b"two", Stream_Closed="true")

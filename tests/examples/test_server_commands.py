@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from pathlib import Path
 
 from click.testing import CliRunner
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -13,6 +12,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from durable_streams_tw.cli.commands import commands
 from tests.examples.blocks import blocks, one, pages
 from tests.examples.programs import RunningProgram
+from tests.service.black_box import new_directory
 from tests.service.pem import cached_pem
 
 _COMMAND = re.compile(
@@ -33,8 +33,7 @@ class ServerCommandTests(SynchronousTestCase):
     """Commands of all pages that start a server."""
 
     def setUp(self) -> None:
-        self.here = Path(self.mktemp()).absolute()
-        self.here.mkdir()
+        self.here = new_directory(self)
         cached_pem().write(self.here)
         settings = one("docs/configuration.md", "toml", "max-stored")
         (self.here / "streams.toml").write_text(self.moved(settings))

@@ -8,7 +8,6 @@ import shutil
 import time
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -19,7 +18,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from tests.examples.blocks import blocks
 from tests.examples.console_blocks import commands, matches
 from tests.examples.programs import TOP, RunningProgram, run_program
-from tests.service.black_box import PATIENCE, ROOT, ask
+from tests.service.black_box import PATIENCE, ROOT, ask, new_directory
 
 PAGE = (TOP / "docs" / "subscriptions.md").read_text("utf-8")
 
@@ -53,8 +52,7 @@ class SubscriptionsPageTests(SynchronousTestCase):
         """The worker reads the streams of a signed webhook, and refuses other requests with 401."""
         if shutil.which("node") is None:
             raise SkipTest("Node is not installed")
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         (program,) = re.findall(r"```javascript\n(.*?)```", PAGE, re.DOTALL)
         (subscribe,) = [command.line for command in commands(PAGE) if "sub create" in command.line]
         with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:
@@ -76,8 +74,7 @@ class SubscriptionsPageTests(SynchronousTestCase):
 
     def test_pull_wake(self) -> None:
         """The commands of the section on pull-wake print what the page shows."""
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         section = PAGE.partition("## Create a pull-wake")[2].partition("\n## ")[0]
         found = commands(section)
         self.assertEqual(len(found), 6)
@@ -94,8 +91,7 @@ class SubscriptionsPageTests(SynchronousTestCase):
 
     def test_webhook(self) -> None:
         """A webhook has the fields of the page, and the page's callback ends the wake."""
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         received: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
         class Receiver(BaseHTTPRequestHandler):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.examples import tutorial
 from tests.examples.programs import TOP, RunningProgram, run_program
+from tests.service.black_box import new_directory
 
 
 class TutorialTests(SynchronousTestCase):
     """Commands of the tutorial. `tests.browser.examples` tests its page."""
 
     def test_commands(self) -> None:
-        here = Path(self.mktemp()).absolute()
-        here.mkdir()
+        here = new_directory(self)
         with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:
             tutorial.write_files(here, server.url)
             sessions = tutorial.sessions()

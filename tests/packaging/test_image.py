@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.black_box import PATIENCE, Foreground
+from tests.service.black_box import PATIENCE, Foreground, new_directory
 
 _TOP = Path(__file__).parents[2]
 
@@ -90,8 +90,7 @@ class ImageTests(SynchronousTestCase):
             done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
             return done.returncode
 
-        directory = Path(self.mktemp()).resolve()
-        directory.mkdir(parents=True)
+        directory = new_directory(self)
         listen = "--listen=tcp:0:interface=127.0.0.1"
         with Foreground(directory, "durable-streams", listen) as server:
             port = server.port

@@ -11,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -21,7 +20,7 @@ from tests.crash.test_wake_kill import Receiver
 from tests.postgres.cluster import Cluster, running_cluster, shared_cluster
 from tests.postgres.fault_proxy import Cut, FaultProxy
 from tests.postgres.nodes import Node, Response, ask
-from tests.service.black_box import PATIENCE, ROOT
+from tests.service.black_box import PATIENCE, ROOT, new_directory
 from tests.sse_parser import Parser
 from tests.subscriptions.test_keyring import verify
 from tests.traffic import Traffic
@@ -65,8 +64,7 @@ class NodeCase(SynchronousTestCase):
     options: tuple[str, ...] = ("--database-timeout", "2s", "--long-poll-timeout", "2s")
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir()
+        self.directory = new_directory(self)
         self.cluster = self.make_cluster()
         self.database = self.cluster.create_database()
         self.proxy = FaultProxy(self.cluster.port)

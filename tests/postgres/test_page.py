@@ -19,6 +19,7 @@ from tests.examples.blocks import blocks, one
 from tests.examples.programs import EXAMPLES, process_environment
 from tests.postgres.cluster import USER, programs, shared_cluster
 from tests.postgres.nodes import Node
+from tests.service.black_box import new_directory
 
 # It has no annotations.
 yaml: Any = import_module("yaml")
@@ -97,8 +98,7 @@ class DatabaseTests(SynchronousTestCase):
     def test_job_queue(self) -> None:
         """Two workers of the example at two nodes do each job once."""
         page = "examples/README.md"
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir()
+        self.directory = new_directory(self)
         cluster = shared_cluster()
         url = cluster.url(cluster.create_database())
         nodes = [Node(self.directory, name, url) for name in ("one", "two")]
@@ -123,8 +123,7 @@ class DatabaseTests(SynchronousTestCase):
         found = shutil.which("pg_dump", path=f"{programs()[cluster.version]}:/usr/bin")
         if found is None:
             raise SkipTest("pg_dump is not installed: apt-get install postgresql-client")
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir()
+        self.directory = new_directory(self)
         database, moved = cluster.create_database(), cluster.create_database()
         node = Node(self.directory, "before", cluster.url(database))
         self.addCleanup(node.stop)

@@ -14,14 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPResponse, HTTPSConnection
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.examples.blocks import blocks
 from tests.proxies.proxies import PATIENCE, Caddy, HAProxy, Nginx, Proxy, program
-from tests.service.black_box import ROOT, Foreground
+from tests.service.black_box import ROOT, Foreground, new_directory
 from tests.tokens import position_of
 
 # Not imported at run time: the shared base class would be collected as a test.
@@ -68,8 +67,7 @@ class _ProxyTests(_TestCase):
         for name in (self.kind.name, "curl"):
             if program(name) is None:
                 raise SkipTest(f"{name} is not installed")
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir(parents=True)
+        self.directory = new_directory(self)
         server = Foreground(
             self.directory,
             "durable-streams",

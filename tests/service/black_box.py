@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 
+from twisted.trial.unittest import SynchronousTestCase
+
 SOURCE = Path(__file__).parents[2] / "src"
 PATIENCE = 60.0
 ROOT = "/v1/stream/"
@@ -26,6 +28,13 @@ os.dup2(int(sys.argv[1]), 3, inheritable=True)
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="streams")
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def new_directory(case: SynchronousTestCase) -> Path:
+    """Return a new empty directory for a test."""
+    directory = Path(case.mktemp()).resolve()
+    directory.mkdir()
+    return directory
 
 
 def command(*arguments: str | Path) -> list[str]:

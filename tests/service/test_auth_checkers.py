@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.service.auth_checkers import checkers, read_jwt
 from durable_streams_tw.service.configuration import ConfigurationError, load_configuration
 from tests.auth.issuer import key_set, private
-from tests.service.black_box import Foreground, ask, run
+from tests.service.black_box import Foreground, ask, new_directory, run
 
 ANYWHERE = ("--listen", "tcp:0:interface=127.0.0.1")
 CANARY = "dst_canary-of-a-token"
@@ -77,8 +77,7 @@ class ServiceTests(SynchronousTestCase):
     """twistd with tokens, and its output."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir(parents=True)
+        self.directory = new_directory(self)
         digest = hashlib.sha256(CANARY.encode()).hexdigest()
         (self.directory / "tokens.toml").write_text(
             f'[tokens.a]\nsha256 = "{digest}"\n'

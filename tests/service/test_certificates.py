@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 from OpenSSL import crypto
@@ -18,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
 from durable_streams_tw.service.reload import ReloadService
+from tests.service.black_box import new_directory
 from tests.service.pem import cached_pem, endpoint
 
 
@@ -25,8 +25,7 @@ class CertificateTestCase(SynchronousTestCase):
     """Test case with PEM files in a directory, and an endpoint on an in-memory reactor."""
 
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp()).resolve()
-        self.folder.mkdir()
+        self.folder = new_directory(self)
         cached_pem("first").write(self.folder)
         self.reactor = MemoryReactorClock()
         self.endpoint = TLSEndpoint(self.reactor, endpoint(self.folder, 8443))
@@ -130,8 +129,7 @@ class ReloadingTests(CertificateTestCase):
 
     def test_one_of_two(self) -> None:
         """An unusable certificate does not prevent the reload of others."""
-        other = Path(self.mktemp())
-        other.mkdir()
+        other = new_directory(self)
         cached_pem("first").write(other)
         broken = TLSEndpoint(self.reactor, endpoint(other, 8444))
         (other / "key.pem").unlink()

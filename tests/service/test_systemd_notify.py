@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 
@@ -18,7 +17,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from tests.examples.blocks import one
-from tests.service.black_box import PATIENCE, Foreground, ask, run
+from tests.service.black_box import PATIENCE, Foreground, ask, new_directory, run
 
 (_ENDPOINT,) = re.findall('"(.*)"', one("docs/how-to/systemd.md", "toml"))
 HANDED_OVER = f"--listen={_ENDPOINT}"
@@ -100,8 +99,7 @@ class ManagedTests(SynchronousTestCase):
     """Server process under a fake service manager."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir(parents=True)
+        self.directory = new_directory(self)
 
     def test_notifications(self) -> None:
         """The server notifies readiness, reload and stop."""

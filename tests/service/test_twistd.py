@@ -8,11 +8,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.black_box import PATIENCE, ROOT, Daemon, Foreground, ask, command, run
+from tests.service.black_box import (
+    PATIENCE,
+    ROOT,
+    Daemon,
+    Foreground,
+    ask,
+    command,
+    new_directory,
+    run,
+)
 
 ANYWHERE = ("--listen", "tcp:0:interface=127.0.0.1")
 
@@ -40,8 +48,7 @@ class TwistdTestCase(SynchronousTestCase):
     """Test case with a working directory."""
 
     def setUp(self) -> None:
-        self.directory = Path(self.mktemp()).resolve()
-        self.directory.mkdir(parents=True)
+        self.directory = new_directory(self)
 
     def assert_clean(self, log: str) -> None:
         """Assert that a log has no errors, and that the service stopped."""

@@ -36,7 +36,7 @@ from durable_streams_tw.telemetry.logs import JSONLog, LineWriter, entry, line_o
 from durable_streams_tw.telemetry.metrics import Metrics
 from tests.http.server_fixture import MORNING, Client, at_once
 from tests.ports import free_port
-from tests.service.black_box import PATIENCE, Foreground, command
+from tests.service.black_box import PATIENCE, Foreground, command, new_directory
 
 CANARY = "k4n4rienv0gel"
 
@@ -379,8 +379,7 @@ class ServedTests(TestCase):
 
     def test_canary(self) -> None:
         """No secret is printed, and each line is a JSON object."""
-        directory = Path(self.mktemp())
-        directory.mkdir()
+        directory = new_directory(self)
         where = ("--interface", "127.0.0.1", "--port", "0", "--data-dir", "data")
         with Foreground(directory, "durable-streams", *where, "--log-format", "json") as server:
             answered = 0
@@ -404,8 +403,7 @@ class ServedTests(TestCase):
         """A log on a full disk loses its lines, and requests succeed."""
         if not os.path.exists("/dev/full"):
             self.skipTest("this system has no disk that is always full")
-        directory = Path(self.mktemp())
-        directory.mkdir()
+        directory = new_directory(self)
         port = free_port()
         where = ("--interface", "127.0.0.1", "--port", str(port))
         for form in ("json", "text"):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SkipTest
 from tests.client.conformance.runner import Case, CaseFailed, Faults, Run, load_cases
 from tests.client.fault_proxy import FaultProxy
 from tests.client.reactor_case import ReactorTestCase, reactor
-from tests.service.black_box import Foreground
+from tests.service.black_box import Foreground, new_directory
 
 HERE = Path(__file__).parent
 TOP = HERE.parents[2]
@@ -35,8 +35,7 @@ class ConformanceTests(ReactorTestCase):
         if not CASES.is_dir():
             raise SkipTest(f"no cases in {CASES}: set CLIENT_CONFORMANCE_CASES")
         deviations = json.loads((HERE / "deviations.json").read_text("utf-8"))
-        here = Path(self.mktemp())
-        here.mkdir()
+        here = new_directory(self)
         with Foreground(here, *OPTIONS, "--long-poll-timeout=500ms") as server:
             failed = await run_all(reactor, server.port, load_cases(CASES))
         surprises = {name: failed[name] for name in sorted(failed.keys() - deviations)}
