@@ -255,7 +255,7 @@ async def delete(stream: Stream, as_json: bool) -> None:
     """Delete a stream and its contents."""
     await stream.delete()
     if as_json:
-        _print_json({"deleted": stream.url})
+        click.echo(json.encode({"deleted": stream.url}))
 
 
 def _content(data: str | None, file: BinaryIO | None) -> bytes | None:
@@ -274,23 +274,19 @@ def _whole_seconds(ttl: float | None) -> int | None:
 
 def _print_info(stream: Stream, info: StreamInfo, as_json: bool) -> None:
     if as_json:
-        _print_json(
-            {
-                "url": stream.url,
-                "contentType": info.content_type,
-                "offset": info.offset,
-                "closed": info.closed,
-                "created": info.created,
-            }
-        )
+        shown = {
+            "url": stream.url,
+            "contentType": info.content_type,
+            "offset": info.offset,
+            "closed": info.closed,
+            "created": info.created,
+        }
+        click.echo(json.encode(shown))
     else:
         click.echo(f"{'Created' if info.created else 'Already exists'}: {stream.url}")
 
 
 def _print_written(done: Written, as_json: bool) -> None:
     if as_json:
-        _print_json({"offset": done.offset, "closed": done.closed, "duplicate": done.duplicate})
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.encode(value))
+        shown = {"offset": done.offset, "closed": done.closed, "duplicate": done.duplicate}
+        click.echo(json.encode(shown))
