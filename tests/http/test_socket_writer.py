@@ -5,6 +5,7 @@ The sockets are real; no test waits for an event.
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -145,6 +146,22 @@ class TcpTestCase(SynchronousTestCase):
         return parse(self.received)
 
 
+class FailingSocket:
+    """Socket whose sends fail with an error of the system."""
+
+    def __init__(self, whole: socket.socket, number: int) -> None:
+        self._whole = whole
+        self._number = number
+
+    def send(self, data: object) -> int:
+        raise OSError(self._number, "failing")
+
+    sendmsg = send
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+
 class EagerTests(TcpTestCase):
     """Sends that do not wait for the reactor."""
 
@@ -202,6 +219,27 @@ class EagerTests(TcpTestCase):
             self.handler.waiting.pop(0).callback(ok(b"2"))
         self.reactor.advance(0)
         self.assertEqual(len(self.factory.connections), 0)
+
+    def test_full(self) -> None:
+        """Bytes for which the socket has no room are left to the transport."""
+        whole = self.transport.socket
+        for number in (errno.EAGAIN, errno.ENOBUFS):
+            for send, data in (("send", b"abc"), ("send_parts", (b"d", b"", b"ef"))):
+                self.transport.socket = FailingSocket(whole, number)
+                getattr(SocketWriter(self.transport), send)(data)
+                self.transport.socket = whole
+                self.read_all(2)
+        self.assertEqual(self.received, b"abcdef" * 2)
+
+    def test_send_fails(self) -> None:
+        """A send that fails otherwise resets the connection, and sends nothing more."""
+        for send, data in (("send", b"abc"), ("send_parts", (b"abc",))):
+            self.transport.socket = FailingSocket(self.transport.socket, errno.EPIPE)
+            getattr(SocketWriter(self.transport), send)(data)
+            self.reactor.turn()
+            self.assertEqual(len(self.factory.connections), 0)
+            self.tearDown()
+            self.setUp()
 
     def test_slow_reader_that_reads(self) -> None:
         """A slow reader is kept, one that has stopped is disconnected."""

@@ -210,16 +210,17 @@ class MemoTests(Case):
         self.assertEqual(self.append(memo, b"", Content_Type="text/plain").status, 400)
 
     def test_refused(self) -> None:
-        """Each append with malformed headers is refused, and each to a closed stream."""
+        """Each append with malformed headers is refused, and each that may be made once."""
         self.put("a")
         memo = HeadMemo()
         for _ in range(2):
             self.assertEqual(self.append(memo, b"x", Stream_Seq="").status, 400)
         self.assertEqual(memo, HeadMemo())
-        fields = {"Content_Type": "text/plain", "Stream_Closed": "true"}
-        memo = HeadMemo()
-        self.assertEqual(self.append(memo, b"x", **fields).status, 204)
-        self.assertEqual(self.append(memo, b"x", **fields).status, 409)
+        fields = {"Content_Type": "text/plain"}
+        for once in (fields | {"Stream_Seq": "1"}, fields | {"Stream_Closed": "true"}):
+            memo = HeadMemo()
+            self.assertEqual(self.append(memo, b"x", **once).status, 204)
+            self.assertEqual(self.append(memo, b"x", **once).status, 409)
 
 
 class ReadTests(Case):

@@ -222,6 +222,30 @@ class GoodRequestsTests(SynchronousTestCase):
         self.assertIs(parser.feed(sized()), None)
         self.assertEqual(len(parser.queue), 3)
 
+    def test_size_of_the_last(self) -> None:
+        """A repeated request is recognized by its head, where one can begin, and shares the memo;
+        a head of its size without its body, another one or a body are not taken for it.
+        """
+        parser = RequestParser(AROUND)
+        last = parser.feed(sized())
+        again = parser.feed(sized(b"again"))
+        assert last is not None and again is not None
+        self.assertEqual(again[1].body, b"again")
+        self.assertIs(again[1].memo, last[1].memo)
+        other = parser.feed(sized().replace(b"/s ", b"/t "))
+        assert other is not None
+        self.assertEqual((other[1].path, other[1].body), (b"t", b"hello"))
+        self.assertIsNot(other[1].memo, last[1].memo)
+        head = post(b"Content-Length: 200")
+        body = head.ljust(200, b"x")
+        for pieces in ([head + body, head, body], [head, body + head, body]):
+            found: list[bytes] = []
+            for piece in pieces:
+                feed(parser, piece)
+                found += [one.body for one in requests_of(parser.queue)]
+                parser.queue.clear()
+            self.assertEqual(found, [body] * 2)
+
     def test_release_memory(self) -> None:
         """A parser that dropped the last head reads the next one; within a body it keeps it."""
         parser = RequestParser(AROUND)

@@ -94,6 +94,16 @@ class BodyTests(LiveTestCase):
         client.send(get())
         self.assertEqual(client.bodies(), [b"a", b"next", b"next"])
 
+    def test_invalid_header(self) -> None:
+        """A streamed response whose header has a line break becomes a 500, and does not start."""
+        self.handler.at_once = Response(200, [(b"X", b"a\r\nb")], self.follow)
+        client = self.connect()
+        client.send(get())
+        self.handler.at_once = ok(b"fine")
+        client.send(get())
+        self.assertEqual(client.statuses(), [500, 200])
+        self.assertEqual(self.followers, [])
+
     def test_last(self) -> None:
         """A connection that must close does so after the last chunk."""
         client, follower = self.listen(get(b"Connection: close"))

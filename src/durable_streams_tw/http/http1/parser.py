@@ -221,7 +221,7 @@ class RequestParser:
         head = read_head(raw, self._context, self._head)
         if head.is_stream:
             self._raw, self._head = raw, head
-            self._repeat_size = len(raw) + head.length if head.keep_alive else 0
+            self._repeat_size = len(raw) + head.length
         else:
             self.buffer += raw
         return head
