@@ -46,6 +46,7 @@ class Worker:
         self.name = SPARE
         self.template = template
         self.started = reactor.seconds()
+        self.ended: Deferred[None] = Deferred()
         self.pid = 0
         self._received = received
         self._exited = exited
@@ -191,6 +192,23 @@ class RestartTests(SynchronousTestCase):
         error = self.assertRaises(CannotStart, self.make_supervisor().startService)
         self.assertIn("could not start workers: no directory for temporary files", str(error))
         self.assertIn("set TMPDIR", str(error))
+
+    def test_stop(self) -> None:
+        """The template is killed after the workers have ended; its end is awaited."""
+        template = self.templates[-1]
+        kills: list[None] = []
+        self.patch(template, "kill", lambda: kills.append(None))
+        for worker in self.made:
+            worker.is_running = True
+        stopped = self.supervisor.stopService()
+        self.assertEqual(kills, [])
+        for worker in self.made:
+            worker.is_running = False
+            worker.ended.callback(None)
+        self.assertEqual(kills, [None])
+        self.assertNoResult(stopped)
+        template.ended.callback(None)
+        self.successResultOf(stopped)
 
     def test_spare_process(self) -> None:
         """A spare process that ends while the restart of one is pending is replaced once."""

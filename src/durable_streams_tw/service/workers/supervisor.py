@@ -439,8 +439,7 @@ class Supervisor(Service):
             lambda: self._stop(fronts, FRONT_STOP),
             lambda: self._stop(owners, OWNER_STOP),
             self._remove_directory,
-            # Last: it removes the directory if this process is killed before.
-            self._template.kill,
+            self._stop_template,
         )
 
     def _stop(self, workers: Iterable[WorkerProcess], patience: float) -> Deferred[Any]:
@@ -452,6 +451,12 @@ class Supervisor(Service):
             kill = self._reactor.callLater(patience, self._kill, worker)
             worker.ended.addCallback(lambda _, kill: cancel(kill), kill)
         return DeferredList(ended)
+
+    def _stop_template(self) -> Deferred[None]:
+        """Kill the template, last: it removes the directory if this process is killed before."""
+        self._template.kill()
+        # If the reactor stopped before the end, Twisted would reap the process twice.
+        return self._template.ended
 
     def _kill(self, worker: WorkerProcess) -> None:
         self._log.error("{worker} did not stop and is killed", worker=worker.name)
