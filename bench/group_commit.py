@@ -25,8 +25,8 @@ from durable_streams_tw.protocol.streams.bodies import EMPTY, Body
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
-from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
 from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.shared.executor import Job, ThreadExecutor
 
 BYTES = "application/octet-stream"
 

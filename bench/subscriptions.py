@@ -30,8 +30,8 @@ from durable_streams_tw.protocol.subscriptions.commands import Subscribe
 from durable_streams_tw.protocol.subscriptions.outcomes import Subscribed
 from durable_streams_tw.protocol.subscriptions.parsing import config_digest
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind
-from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.shared.executor import ThreadExecutor
 
 BYTES = "application/octet-stream"
 STREAMS = 100

@@ -43,7 +43,17 @@ ORDER = (
 )
 
 # Parts of ``storage`` in import order. "" stands for the modules directly below it.
-STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "postgres", "remote", "admin")
+STORAGE_ORDER = (
+    "",
+    "engine",
+    "commands",
+    "shared",
+    "durable",
+    "memory",
+    "postgres",
+    "remote",
+    "admin",
+)
 
 # Entry point of the child process that the store commands start.
 CHILD = f"{ROOT}.cli.store_worker"

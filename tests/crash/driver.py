@@ -43,8 +43,8 @@ from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import Chunk, Outcome
-from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.shared.executor import ThreadExecutor
 
 TYPE = "text/plain"
 

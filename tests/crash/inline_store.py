@@ -12,7 +12,7 @@ from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.api import Chunk, Outcome
 from durable_streams_tw.storage.durable.store import DurableStore
 from tests.crash.acknowledged import Contents, Operation, command, outcome_of
-from tests.storage.durable.inline_executor import InlineExecutor
+from tests.storage.shared.inline_executor import InlineExecutor
 
 SEGMENT_SIZE = 32 * KIB
 """Size of a WAL segment in bytes: small, so that segments are reused often."""

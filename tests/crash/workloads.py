@@ -33,10 +33,10 @@ from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.admin.backup import back_up
 from durable_streams_tw.storage.admin.compact import compact
 from durable_streams_tw.storage.admin.restore import restore
-from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import CHECKPOINT_INTERVAL, SWEEP_INTERVAL
+from durable_streams_tw.storage.shared.executor import ThreadExecutor
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Operation, State, command, digest, outcome_of
 from tests.crash.faulty_files import mark

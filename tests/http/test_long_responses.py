@@ -19,8 +19,8 @@ from durable_streams_tw.storage.api import StoreStats
 from durable_streams_tw.storage.durable.store import DurableStore
 from tests.http.server_fixture import ROOT, Client, ServerFixture
 from tests.http.test_http1_server import Http1ServerFixture
-from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import scratch_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 
 BODY = b"0123456789abcde\n" * (READ_PIECE // 5)
 MESSAGES = [{"number": n, "text": "x" * 1000} for n in range(READ_PIECE // 300)]

@@ -28,8 +28,8 @@ from durable_streams_tw.storage.durable.store import DurableStore
 from tests.http.authorization_case import FakeTokenChecker, granting
 from tests.http.http1.connection_case import FactoryClient
 from tests.http.server_fixture import MORNING, ROOT, Client, FakeThreads
-from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import scratch_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 
 _PACKAGE = durable_streams_tw.__name__
 _SOURCE = durable_streams_tw.__path__[0]

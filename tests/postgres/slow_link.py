@@ -20,9 +20,9 @@ from twisted.internet.task import react
 
 from durable_streams_tw.protocol.limits import MIB
 from durable_streams_tw.protocol.streams.outcomes import Appended
-from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings
 from durable_streams_tw.storage.postgres.store import PostgresStore
+from durable_streams_tw.storage.shared.executor import ThreadExecutor
 from tests.postgres.cluster import shared_cluster
 from tests.postgres.fault_proxy import FaultProxy
 from tests.storage.store_case import post, put

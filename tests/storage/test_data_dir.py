@@ -20,10 +20,10 @@ from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE, persist
-from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import scratch_directory
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always
 from tests.storage.fsck_assertions import check_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 
 _CLAIM_AND_WAIT = """
 import sys

@@ -17,12 +17,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import StoreStats
 from durable_streams_tw.storage.data_dir import write_obstacle
-from durable_streams_tw.storage.durable import queued_store
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
+from durable_streams_tw.storage.shared import queued_store
 from tests.storage import command_builders as commands
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.store_case import StoreCase, put

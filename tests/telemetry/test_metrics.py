@@ -20,8 +20,8 @@ from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
 from tests.http.server_fixture import MORNING, ROOT, Answer, Client, at_once
-from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import scratch_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 
 _TOP = Path(__file__).parent.parent.parent
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"

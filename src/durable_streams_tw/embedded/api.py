@@ -487,7 +487,7 @@ class DurableStreams(Service):
         if database is None and data_dir is None:
             return MemoryStore(clock=timers, **common)
         # Imported here, so that a program with streams in memory does not load LMDB.
-        from durable_streams_tw.storage.durable.executor import ThreadExecutor
+        from durable_streams_tw.storage.shared.executor import ThreadExecutor
 
         if database is not None:
             # Imported here, because psycopg is optional.

@@ -36,9 +36,9 @@ from durable_streams_tw.storage.postgres.store import PostgresStore
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.postgres.cluster import shared_cluster
 from tests.storage.command_builders import JSON, append, create, delete, fork
-from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.fsck_assertions import assert_sound_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 from tests.storage.suites.subscription_suite import subscribe
 
 NOW = 1_800_000_000_000

@@ -9,9 +9,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import DeliveryResult
-from durable_streams_tw.storage.durable import queued_store, reader
+from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
+from durable_streams_tw.storage.shared import queued_store
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.store_case import JSON, post, put
 from tests.storage.suites.subscription_suite import SubscriptionCase, SubscriptionSuite, subscribe

@@ -15,8 +15,8 @@ from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.limits import MAX_PRODUCERS, SWEEP_INTERVAL
-from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.fsck_assertions import assert_sound_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 from tests.storage.store_case import StoreCase
 
 T = TypeVar("T")

@@ -9,12 +9,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
+from durable_streams_tw.storage.durable.background import BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.limits import CHECKPOINT_INTERVAL, READER_CHECK_INTERVAL
-from tests.storage.durable.inline_executor import InlineExecutor
+from durable_streams_tw.storage.shared.background_timers import BackgroundTask
 from tests.storage.engine.fake_engine import FakeEngine
+from tests.storage.shared.inline_executor import InlineExecutor
 
 
 class CountingEngine:

@@ -22,7 +22,7 @@ from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import Chunk, Command, IStreamStore, Outcome
 from durable_streams_tw.storage.commands.batches import BatchResult
-from durable_streams_tw.storage.durable import queued_store, reader
+from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.limits import MAX_READERS
@@ -36,9 +36,10 @@ from durable_streams_tw.storage.limits import (
     SWEEP_INTERVAL,
 )
 from durable_streams_tw.storage.queries import ListStreams, Page
-from tests.storage.durable.inline_executor import InlineExecutor
+from durable_streams_tw.storage.shared import queued_store
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.fsck_assertions import check_directory
+from tests.storage.shared.inline_executor import InlineExecutor
 from tests.storage.store_case import JSON, START, post, put
 
 # Number of records of a store without streams.

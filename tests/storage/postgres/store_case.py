@@ -14,7 +14,7 @@ from durable_streams_tw.storage.postgres.connection import DatabaseSettings, con
 from durable_streams_tw.storage.postgres.migrations import migrate
 from durable_streams_tw.storage.postgres.store import PostgresStore
 from tests.postgres.cluster import shared_cluster
-from tests.storage.durable.inline_executor import InlineExecutor
+from tests.storage.shared.inline_executor import InlineExecutor
 from tests.storage.store_case import START, StoreCase
 
 T = TypeVar("T")

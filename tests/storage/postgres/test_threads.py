@@ -17,11 +17,11 @@ from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, Chunk
-from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.postgres import background
 from durable_streams_tw.storage.postgres import store as postgres_store
 from durable_streams_tw.storage.postgres.connection import DatabaseSettings
 from durable_streams_tw.storage.postgres.store import PostgresStore
+from durable_streams_tw.storage.shared.executor import ThreadExecutor
 from tests.postgres.cluster import shared_cluster
 from tests.postgres.fault_proxy import FaultProxy
 from tests.storage.postgres.store_case import database, empty_database

@@ -33,7 +33,6 @@ from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.verify import verify
 from durable_streams_tw.storage.data_dir import DataDirLock, owner
 from durable_streams_tw.storage.durable.reader import load_next_id
-from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import Snapshot
@@ -45,6 +44,7 @@ from durable_streams_tw.storage.postgres.connection import DatabaseSettings, con
 from durable_streams_tw.storage.postgres.keyring import KEYRING_SECRET, read_secret, write_secret
 from durable_streams_tw.storage.postgres.migrations import migrate
 from durable_streams_tw.storage.postgres.schema import MOVE_MARK
+from durable_streams_tw.storage.shared.record_layout import cut
 
 _DRAFT: Final = files.DATA_FILE + ".moving"
 _MARK_KEY: Final = b"\x00move"

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import RecordTable
-from durable_streams_tw.storage.durable.extent_reader import ExtentReader, Lookup, StoredRecord
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.fork_ranges import Extent
+from durable_streams_tw.storage.shared.extent_reader import ExtentReader, Lookup, StoredRecord
 
 T = TypeVar("T")
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create
-from durable_streams_tw.storage.durable.record_layout import Piece, cut
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.engine.tables import StagedBody
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD, STAGE_STEP
+from durable_streams_tw.storage.shared.record_layout import Piece, cut
 
 
 class Upload:

@@ -28,15 +28,8 @@ from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting
 from durable_streams_tw.storage.data_dir import DataDirLock, write_obstacle
-from durable_streams_tw.storage.durable.background import (
-    BackgroundTask,
-    BackgroundTasks,
-    find_obstacle,
-)
+from durable_streams_tw.storage.durable.background import BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
-from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.durable.queued_store import QueuedCommand, QueuedStore
-from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
 from durable_streams_tw.storage.durable.reader import ViewReader, ViewSnapshot
 from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.format_version import check_format
@@ -48,6 +41,10 @@ from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.fork_ranges import check_same_stream, resolve_offset
+from durable_streams_tw.storage.shared.background_timers import BackgroundTask, find_obstacle
+from durable_streams_tw.storage.shared.executor import Executor
+from durable_streams_tw.storage.shared.queued_store import QueuedCommand, QueuedStore
+from durable_streams_tw.storage.shared.read_cache import ChunkCache, NotCached, StateCache
 
 T = TypeVar("T")
 

@@ -26,13 +26,13 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
 from durable_streams_tw.storage.commands.subscriptions import load_index
 from durable_streams_tw.storage.durable import reader
-from durable_streams_tw.storage.durable.record_layout import Piece, fill
 from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
+from durable_streams_tw.storage.shared.record_layout import Piece, fill
 
 T = TypeVar("T")
 

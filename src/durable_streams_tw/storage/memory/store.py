@@ -33,9 +33,9 @@ from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.commands import forks, pending
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
-from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine.codec import listing_key, listing_range
 from durable_streams_tw.storage.engine.tables import OWNED, Table, owned_range
+from durable_streams_tw.storage.shared.record_layout import cut
 
 T = TypeVar("T")
 

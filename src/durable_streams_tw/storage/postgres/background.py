@@ -15,8 +15,6 @@ from twisted.logger import Logger
 
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.commands.batches import BatchResult
-from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTimers
-from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.limits import SWEEP_STEP
 from durable_streams_tw.storage.postgres.committer import Committer
 from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
@@ -29,6 +27,8 @@ from durable_streams_tw.storage.postgres.packing import (
 )
 from durable_streams_tw.storage.postgres.reader import Connection
 from durable_streams_tw.storage.postgres.session import DatabaseUnavailable
+from durable_streams_tw.storage.shared.background_timers import BackgroundTask, BackgroundTimers
+from durable_streams_tw.storage.shared.executor import Executor
 
 #: Seconds between two polls of all followed streams, and between two checks for streams with live
 #: readers and a short TTL.

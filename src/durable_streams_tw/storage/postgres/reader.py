@@ -12,13 +12,13 @@ import psycopg
 from durable_streams_tw.protocol.limits import MIB
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import RecordTable
-from durable_streams_tw.storage.durable.extent_reader import ExtentReader, Lookup, StoredRecord
 from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.tables import CURSORS, LINKS, SUBSCRIPTIONS
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.fork_ranges import Extent
 from durable_streams_tw.storage.postgres.arrays import Int8Array, TextArray
+from durable_streams_tw.storage.shared.extent_reader import ExtentReader, Lookup, StoredRecord
 
 T = TypeVar("T")
 

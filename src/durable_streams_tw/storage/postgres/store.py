@@ -43,10 +43,6 @@ from durable_streams_tw.storage.api import (
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting
-from durable_streams_tw.storage.durable.background import BackgroundTask, find_obstacle
-from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.durable.queued_store import QueuedCommand, QueuedStore
-from durable_streams_tw.storage.durable.read_cache import ChunkCache
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.fork_ranges import check_same_stream, resolve_offset
@@ -84,6 +80,10 @@ from durable_streams_tw.storage.postgres.reader import (
     load_streams,
 )
 from durable_streams_tw.storage.postgres.session import NodeSession
+from durable_streams_tw.storage.shared.background_timers import BackgroundTask, find_obstacle
+from durable_streams_tw.storage.shared.executor import Executor
+from durable_streams_tw.storage.shared.queued_store import QueuedCommand, QueuedStore
+from durable_streams_tw.storage.shared.read_cache import ChunkCache
 
 T = TypeVar("T")
 

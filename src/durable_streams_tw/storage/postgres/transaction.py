@@ -29,7 +29,6 @@ from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut, Subscription, next_action
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
-from durable_streams_tw.storage.durable.record_layout import fill
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.errors import CorruptRecord
@@ -38,6 +37,7 @@ from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, Te
 from durable_streams_tw.storage.postgres.duties import DEADLINE
 from durable_streams_tw.storage.postgres.locks import MissingLock
 from durable_streams_tw.storage.postgres.packing import NewChunks
+from durable_streams_tw.storage.shared.record_layout import fill
 
 T = TypeVar("T")
 

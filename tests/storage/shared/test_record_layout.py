@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.storage.durable.record_layout`."""
+"""Tests of `durable_streams_tw.storage.shared.record_layout`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.streams.bodies import Body
-from durable_streams_tw.storage.durable.record_layout import Piece, cut
+from durable_streams_tw.storage.shared.record_layout import Piece, cut
 
 SIZE = 10
 

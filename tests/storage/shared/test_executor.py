@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.storage.durable.executor`, with real threads."""
+"""Tests of `durable_streams_tw.storage.shared.executor`, with real threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
+from durable_streams_tw.storage.shared.executor import Job, ThreadExecutor
 from tests.queued_reactor import PATIENCE, QueuedReactor
 
 T = TypeVar("T")

@@ -1,11 +1,11 @@
-"""Tests of `durable_streams_tw.storage.durable.read_cache`."""
+"""Tests of `durable_streams_tw.storage.shared.read_cache`."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.durable.read_cache import NOT_CACHED, ChunkCache, StateCache
+from durable_streams_tw.storage.shared.read_cache import NOT_CACHED, ChunkCache, StateCache
 
 
 def state(tail: int) -> StreamState:

@@ -23,9 +23,9 @@ from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.commands import forks
 from durable_streams_tw.storage.commands.batches import BUG, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
-from durable_streams_tw.storage.durable.background import BackgroundTask
-from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.limits import INLINE_ACKS, MAX_QUEUE, MAX_QUEUED_COMMANDS
+from durable_streams_tw.storage.shared.background_timers import BackgroundTask
+from durable_streams_tw.storage.shared.executor import Executor
 
 T = TypeVar("T")
 

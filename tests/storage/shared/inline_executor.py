@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
-from durable_streams_tw.storage.durable.executor import Job
+from durable_streams_tw.storage.shared.executor import Job
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Parts of the stores that have a committer thread: durable and PostgreSQL."""
