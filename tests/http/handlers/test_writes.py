@@ -12,7 +12,7 @@ from durable_streams_tw.http.limits import INLINE_BODY
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.api import Chunk, Outcome
+from durable_streams_tw.storage.api import Chunk, Command, Outcome
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.http.server_fixture import FakeThreads
 
@@ -105,6 +105,22 @@ class OrderTests(SynchronousTestCase):
         outcome.cancel()
         self.store.release()
         self.assertEqual(self.content("a"), b"0,")
+
+    def test_bug(self) -> None:
+        """A queued write fails if the store raises an error; the next one is carried out."""
+        failing = self.writing.append_untyped("a", {}, b"0")
+        later = self.writing.append("a", JSON, b"1")
+        submit = self.store.submit
+
+        def raise_once(command: Command) -> Deferred[Outcome]:
+            self.store.submit = submit  # type: ignore[method-assign]
+            raise ZeroDivisionError
+
+        self.store.submit = raise_once  # type: ignore[method-assign]
+        self.store.release()
+        self.failureResultOf(failing, ZeroDivisionError)
+        self.assertIsInstance(self.successResultOf(later), Appended)
+        self.assertEqual(self.content("a"), b"1,")
 
     @given(st.lists(st.sampled_from(["small", "large", "look"]), max_size=12), st.randoms())
     def test_any_mix(self, kinds: list[str], luck: object) -> None:

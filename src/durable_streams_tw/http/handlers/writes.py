@@ -166,7 +166,8 @@ class WriteHandler:
         if isinstance(prepared, Failure):
             write.outcome.errback(prepared)
         else:
-            self._store.submit(prepared).chainDeferred(write.outcome)
+            # An error that `submit` raises must not keep later writes in the queue.
+            maybeDeferred(self._store.submit, prepared).chainDeferred(write.outcome)
         if write.is_async:
             self._advance(path)
 
