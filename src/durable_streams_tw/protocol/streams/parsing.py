@@ -164,7 +164,7 @@ def _fork_offset(value: bytes) -> RequestedOffset:
 def parse_append(path: str, header: HeaderMap) -> Append:
     """Return the command of a POST (§5.2, §5.2.1) without its body. Raises `Refused`."""
     if _RARE.isdisjoint(header):
-        return Append(path, _media_type(header.get(headers.CONTENT_TYPE)), None)
+        return Append(path, parse_content_type(header), None)
     _refuse_encoding(header)
     seq = header.get(headers.STREAM_SEQ)
     if seq is not None:
