@@ -23,18 +23,15 @@ class Case(SynchronousTestCase):
     """Test case with a handler over a store in memory."""
 
     settings: Settings | None = None
+    # Memo of the next requests.
+    memo: HeadMemo | None = None
 
     def setUp(self) -> None:
         self.fixture = ServerFixture(self.settings)
         self.handler = self.fixture.streams.stream_handler
 
     def begin(
-        self,
-        method: str,
-        target: str,
-        body: bytes = b"",
-        memo: HeadMemo | None = None,
-        **header: str,
+        self, method: str, target: str, body: bytes = b"", **header: str
     ) -> Deferred[Response]:
         """Send a request; underscores in header names stand for hyphens."""
         path, _, query = target.encode().partition(b"?")
@@ -43,20 +40,13 @@ class Case(SynchronousTestCase):
             for name, value in header.items()
         }
         url = b"http://h/s/" + path
-        request = Request(method.encode(), b"/s/", path, query, fields, body, url, memo)
+        request = Request(method.encode(), b"/s/", path, query, fields, body, url, self.memo)
         responded: Deferred[Any] = maybeDeferred(self.handler.respond_deferred, request)
         return responded.addErrback(self.handler.error_response, fields.get(b"origin"))
 
-    def ask(
-        self,
-        method: str,
-        target: str,
-        body: bytes = b"",
-        memo: HeadMemo | None = None,
-        **header: str,
-    ) -> Response:
+    def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
         """Send a request and return its response."""
-        return self.successResultOf(self.begin(method, target, body, memo, **header))
+        return self.successResultOf(self.begin(method, target, body, **header))
 
     def fields(self, response: Response) -> dict[str, str]:
         """Return the headers by lower-case name; only Vary may be repeated."""
@@ -113,7 +103,7 @@ class WriteTests(Case):
     def test_producer(self) -> None:
         """200 for a new batch, 204 for a duplicate."""
         self.put("a")
-        batch: dict[str, Any] = {
+        batch: dict[str, str] = {
             "Content_Type": "text/plain",
             "Producer_Id": "p",
             "Producer_Epoch": "0",
@@ -196,7 +186,10 @@ class MemoTests(Case):
 
     def append(self, memo: HeadMemo, body: bytes, **header: str) -> Response:
         """Send an append to the stream ``a``."""
-        return self.ask("POST", "a", body, memo, **header)
+        self.memo = memo
+        answer = self.ask("POST", "a", body, **header)
+        self.memo = None
+        return answer
 
     def test_bodies(self) -> None:
         """Each append appends its own body."""
